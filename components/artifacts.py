@@ -1,0 +1,38 @@
+"""The artifact types that tfline adds to TFX's own, and how a stage's declaration names both."""
+
+from __future__ import annotations
+
+from tfx.types import standard_artifacts
+from tfx.types.artifact import Artifact
+
+
+class GoldenExamples(Artifact):
+    """Held-out examples with the in-memory model's answers: examples.tfrecord, inputs.npz, outputs.npz."""
+
+    TYPE_NAME = "GoldenExamples"
+
+
+class ValidationReport(Artifact):
+    """What the checks of an exported SavedModel found: report.json."""
+
+    TYPE_NAME = "ValidationReport"
+
+
+class TFLiteModel(Artifact):
+    """A converted model: model.tflite."""
+
+    TYPE_NAME = "TFLiteModel"
+
+
+class QuantizationReport(Artifact):
+    """What quantization did to a model and what it cost: report.json."""
+
+    TYPE_NAME = "QuantizationReport"
+
+
+_OWN = {kind.TYPE_NAME: kind for kind in (GoldenExamples, ValidationReport, TFLiteModel, QuantizationReport)}
+
+
+def artifact_type(name: str) -> type[Artifact]:
+    """The class of an artifact type, ours or TFX's, by its name; AttributeError when there is none."""
+    return _OWN.get(name) or getattr(standard_artifacts, name)

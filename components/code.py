@@ -1,0 +1,143 @@
+"""Which code a stage runs: the user's module, carried with the pipeline, and digests of code for the cache key.
+
+The user's module travels inside the stage's properties (a zip of the sources it reaches by import, base64), not as a path: what runs on
+a cluster, or is resumed tomorrow, is the code that the run was started with, and a changed line changes the cache key.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import base64
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from components.errors import UsageError
+
+# Spec and metadata stores keep properties as text columns; far below their limits, far above any model's source.
+MAX_BUNDLE_BYTES = 256 * 1024
+
+_ROOT = Path(__file__).resolve().parents[1]
+_ROOMS = ("components", "serving")
+_NUMERIC_PACKAGES = ("tensorflow", "tf-keras", "tfx", "tensorflow-transform", "tensorflow-data-validation", "ai-edge-litert")
+
+
+def bundle(module_file: Path) -> str:
+    """Packs a module and the modules beside it that it imports, directly or not.
+
+    Dynamic imports (`importlib.import_module(name)`) are not followed.
+
+    Args:
+        module_file: The user's module; its folder is the root of its imports.
+
+    Returns:
+        Base64 of a zip; equal sources give equal text.
+
+    Raises:
+        UsageError: The file is missing, does not parse, or the sources are larger than `MAX_BUNDLE_BYTES` when packed.
+    """
+    if not module_file.is_file():
+        raise UsageError(f"{module_file}: expected a Python module with build_model(inputs, config), found no such file")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(_closure([module_file], [module_file.parent])):
+            # A fixed date: the archive must depend on the sources alone.
+            entry = zipfile.ZipInfo(path.relative_to(module_file.parent.resolve()).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, path.read_bytes())
+    packed = base64.b64encode(buffer.getvalue()).decode("ascii")
+    if len(packed) > MAX_BUNDLE_BYTES:
+        raise UsageError(
+            f"{module_file}: its sources come to {len(packed)} bytes packed, more than the {MAX_BUNDLE_BYTES} that travel with a "
+            "stage; install the larger part as a package"
+        )
+    return packed
+
+
+def load_bundle(packed: str, module_name: str) -> ModuleType:
+    """Unpacks a bundle into a private folder of this process and imports its module.
+
+    Args:
+        packed: What `bundle` returned.
+        module_name: Name of the module without ".py".
+
+    Side effects:
+        The folder stays on sys.path until the process ends, and is removed then. A bundle is unpacked once a process.
+    """
+    folder = _unpack(packed)
+    # A name of its own: two bundles in one process must not share `sys.modules["model"]`.
+    name = f"{module_name}_{hashlib.sha256(packed.encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, folder / f"{module_name}.py")
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{module_name}.py is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def _unpack(packed: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="tfline-code-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(packed))) as archive:
+        archive.extractall(folder)
+    sys.path.insert(0, str(folder))
+    return folder
+
+
+@cache
+def stage_digest(module: str) -> str:
+    """SHA-256 (hex) of one of our stages: its source, that of ours it imports, and the versions of the packages that compute.
+
+    Args:
+        module: Dotted name, such as "components.train".
+    """
+    digest = hashlib.sha256()
+    start = _ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    for path in sorted(_closure([start], [_ROOT])):
+        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    for package in _NUMERIC_PACKAGES:
+        digest.update(f"{package}=={importlib.metadata.version(package)}".encode())
+    return digest.hexdigest()
+
+
+def _closure(files: list[Path], roots: list[Path]) -> set[Path]:
+    """The files, and every file under the roots that they import, directly or not."""
+    found: set[Path] = set()
+    waiting = [path.resolve() for path in files]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for name in _imported(path):
+            for root in roots:
+                target = root.resolve().joinpath(*name.split("."))
+                candidates = (target.with_suffix(".py"), target / "__init__.py")
+                waiting.extend(candidate for candidate in candidates if candidate.is_file())
+    return found
+
+
+def _imported(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except SyntaxError as error:
+        raise UsageError(f"{path}:{error.lineno}: {error.msg}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -1,0 +1,32 @@
+"""Where TFX's artifacts keep their files, as TFX 1.21 lays them out (tfx/utils/path_utils.py, tfx/types/artifact_utils.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+SERVING_DIR = "Format-Serving"
+"""The SavedModel's folder in a Model artifact."""
+
+SCHEMA_FILE = "schema.pbtxt"
+"""The file in a Schema artifact."""
+
+STATISTICS_FILE = "FeatureStats.pb"
+"""The file in each split of an ExampleStatistics artifact."""
+
+
+def split_names(artifact: Path) -> list[str]:
+    """The splits of an artifact, sorted."""
+    return sorted(path.name.removeprefix("Split-") for path in artifact.glob("Split-*"))
+
+
+def split_dir(artifact: Path, split: str) -> Path:
+    """The folder of a split; it need not exist."""
+    return artifact / f"Split-{split}"
+
+
+def load_statistics(artifact: Path) -> dict[str, Any]:
+    """Reads an ExampleStatistics artifact: split name to DatasetFeatureStatisticsList proto."""
+    import tensorflow_data_validation as tfdv
+
+    return {split: tfdv.load_stats_binary(str(split_dir(artifact, split) / STATISTICS_FILE)) for split in split_names(artifact)}
