@@ -1,0 +1,129 @@
+"""The configuration of a pipeline: pipeline.yaml as one frozen value, composed of each stage's own config class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from components.errors import UsageError
+from components.evaluate import Config as EvaluateConfig
+from components.export import Config as ExportConfig
+from components.ingest import Config as IngestConfig
+from components.layout import SCHEMA_FILE
+from components.model import ModelConfig
+from components.quantize import Config as QuantizeConfig
+from components.train import Config as TrainConfig
+from components.validate_data import Config as ValidateDataConfig
+from components.validate_model import Config as ValidateModelConfig
+from pipelines.settings import load_settings
+
+
+class PushSection(BaseModel):
+    """Where versions go. Attributes: the two roots, `{home}` allowed; the model's name, the pipeline's when None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str = "{home}/store"
+    tflite_store: str = "{home}/store-tflite"
+    model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+
+
+class RunnerSection(BaseModel):
+    """How stages run. Attributes: how many at once, if independent; options for Beam."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parallel: int = Field(default=2, ge=1)
+    # TFX's default would download another runner and stage the project for workers that do not exist here.
+    beam_args: tuple[str, ...] = ("--runner=FnApiRunner", "--sdk_container_image=unused")
+
+
+class PipelineConfig(BaseModel):
+    """All of pipeline.yaml, paths resolved.
+
+    Attributes:
+        name: The pipeline's name, also on Kubeflow, hence its form.
+        seed: For every stage that draws or shuffles, unless its section has a seed of its own.
+        schema_file: The curated schema, in the pipeline's folder; inferred when there is no such file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    ingest: IngestConfig
+    schema_file: str = SCHEMA_FILE
+    validate_data: ValidateDataConfig = ValidateDataConfig()
+    train: TrainConfig = TrainConfig()
+    export: ExportConfig = ExportConfig()
+    validate_model: ValidateModelConfig
+    evaluate: EvaluateConfig
+    quantize: QuantizeConfig = QuantizeConfig()
+    push: PushSection = PushSection()
+    runner: RunnerSection = RunnerSection()
+
+    @model_validator(mode="after")
+    def _splits_exist(self) -> PipelineConfig:
+        asked = {
+            "train.train_split": self.train.train_split,
+            "train.validation_split": self.train.validation_split,
+            "export.golden_split": self.export.golden_split,
+            "evaluate.split": self.evaluate.split,
+            "quantize.train_split": self.quantize.train_split,
+            "quantize.eval_split": self.quantize.eval_split,
+        }
+        for key, split in asked.items():
+            if split not in self.ingest.splits:
+                raise ValueError(f"{key} is '{split}', expected one of ingest.splits: {', '.join(self.ingest.splits)}")
+        return self
+
+
+def load_config(folder: Path, home: Path, *, environment: str | None = None, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Reads a pipeline's configuration and resolves what depends on where it stands.
+
+    Args:
+        folder: The pipeline's folder.
+        home: tfline's home, which `{home}` in the configuration stands for.
+        environment: Name of an overlay under `environments/`.
+        overrides: "a.b=value", applied last.
+
+    Raises:
+        UsageError: With every problem found, each with file and line.
+    """
+    config = load_settings(folder, PipelineConfig, environment=environment, overrides=overrides)
+
+    def path(text: str) -> str:
+        # Relative to the pipeline's folder, so that a pipeline means the same wherever the command is typed.
+        return str((folder / text.replace("{home}", str(home))).resolve())
+
+    name = config.push.model or config.name
+    sections: dict[str, dict[str, Any]] = {
+        "ingest": {"path": path(config.ingest.path)},
+        "push": {"store": path(config.push.store), "tflite_store": path(config.push.tflite_store), "model": name},
+        "train": _unless_set(config.train, seed=config.seed),
+        "evaluate": {**_unless_set(config.evaluate, label=config.model.label), "beam_args": config.runner.beam_args},
+        "quantize": _unless_set(config.quantize, label=config.model.label, seed=config.seed),
+    }
+    return config.model_copy(update={key: getattr(config, key).model_copy(update=value) for key, value in sections.items()})
+
+
+def _unless_set(section: BaseModel, **values: Any) -> Mapping[str, Any]:
+    return {key: value for key, value in values.items() if key not in section.model_fields_set}
+
+
+def curated_schema(folder: Path, config: PipelineConfig) -> str:
+    """The text of the curated schema, "" when there is none.
+
+    Raises:
+        UsageError: The configuration names a schema file that is not there.
+    """
+    file = folder / config.schema_file
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    if "schema_file" in config.model_fields_set:
+        raise UsageError(f"schema_file: expected a schema at {file}; `tfline schema {folder} --accept` writes the inferred one there")
+    return ""

@@ -1,0 +1,317 @@
+"""`tfline run`: from a folder and options to an exit code.
+
+Everything that can be wrong with the folder, the options or the input is found before TensorFlow is imported and before anything is
+written. Exit codes: 0 pushed or nothing to do, 2 bad usage or configuration, 3 a gate refused, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from components import ingest, push
+from components.errors import TflineError, UsageError
+from components.records import Journal, Pushed, RunRecord, StageRecord
+from pipelines.tracker import Tracker
+from pipelines.config import PipelineConfig, curated_schema, load_config
+from pipelines.graph import STAGES, UserCode, code_digests, create_pipeline
+from pipelines.run_lock import run_lock
+from pipelines.view import RunView
+
+if TYPE_CHECKING:
+    from pipelines.local_runner import Result
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed: the overlay, overrides, the stages to start from and stop after, and whether to resume."""
+
+    environment: str = "local"
+    overrides: tuple[str, ...] = ()
+    first: str | None = None
+    last: str | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start: what, where, under which id, and where skipped stages' results come from."""
+
+    folder: Path
+    home: Path
+    config: PipelineConfig
+    code: UserCode
+    options: Options
+    run_id: str
+    base_run: str = ""
+
+
+def run_pipeline(folder: Path, home: Path, options: Options, console: Console) -> int:
+    """Runs a pipeline on this machine and tells what came of it.
+
+    Args:
+        folder: The pipeline's folder.
+        home: tfline's home; made when missing.
+        options: What was typed.
+        console: Where to tell.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        TflineError: The run could not start; nothing was written but data that the pipeline's own generator made.
+    """
+    journal = Journal(home)
+    options = _with_recorded_options(journal, folder, options)
+    config = load_config(folder, home, environment=options.environment, overrides=options.overrides)
+    code = UserCode.of(folder, config)
+    curated_schema(folder, config)
+    for stage in (options.first, options.last):
+        if stage is not None and stage not in STAGES:
+            raise UsageError(f"expected one of the stages {', '.join(STAGES)}, got '{stage}'")
+    run_id = _unfinished(journal, config.name).run_id if options.resume else _new_run_id(config.name)
+    with run_lock(home, config.name, run_id):
+        _settle_dead_runs(journal, config.name)
+        if ingest.prepare(config.ingest, folder):
+            console.print(f"data written to {config.ingest.path}", highlight=False, soft_wrap=True)
+        ingest.input_files(config.ingest)
+        base = _base_run(journal, config.name, options) if options.first else ""
+        return _run(Plan(folder, home, config, code, options, run_id, base), journal, console)
+
+
+def _run(plan: Plan, journal: Journal, console: Console) -> int:
+    started = journal.run(plan.run_id).started if plan.options.resume else time.time()
+    record = RunRecord(
+        run_id=plan.run_id,
+        pipeline=plan.config.name,
+        folder=str(plan.folder.resolve()),
+        started=started,
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        config=plan.config.model_dump(mode="json"),
+        options={
+            "environment": plan.options.environment,
+            "set": list(plan.options.overrides),
+            "from": plan.options.first,
+            "to": plan.options.last,
+            "base_run": plan.base_run,
+        },
+        stages=STAGES,
+    )
+    with RunView(console, f"{plan.config.name}  run {plan.run_id}", STAGES) as view:
+        view.phase("loading TensorFlow and TFX")
+        with _native_output_to(journal.log_path(plan.run_id, "loading")):
+            runner, pipeline = _make_runner(plan, journal, view)
+        journal.write_run(record)
+        tracker = Tracker(plan.home, plan.run_id)
+        view.phase("")
+        try:
+            result = runner.run(pipeline, run_options=_run_options(plan))
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            told = "" if stopped else f"{type(error).__name__}: {error}"
+            record = record.model_copy(
+                update={"state": "interrupted" if stopped else "failed", "finished": time.time(), "error": told}
+            )
+            journal.write_run(record)
+            tracker.finish()
+            if not stopped:
+                raise
+        else:
+            record = _finish(record, result, journal)
+            view.phase("writing to MLflow")
+            tracker.finish()
+    for warning in tracker.warnings:
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True)
+    return _tell(record, journal.stages(plan.run_id), plan, console)
+
+
+@contextmanager
+def _native_output_to(log: Path) -> Iterator[None]:
+    """Sends what native libraries write to standard error into a file: TensorFlow greets whoever loads it."""
+    kept = os.dup(2)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 2)
+    os.close(handle)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _make_runner(plan: Plan, journal: Journal, view: RunView) -> tuple[Any, Any]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    from tfx.dsl.compiler import compiler
+
+    from pipelines.local_runner import LocalRunner, spec_digests
+
+    pipeline = create_pipeline(plan.config, plan.folder, plan.home, plan.code)
+    if plan.options.resume:
+        _refuse_changed_stages(journal.stages(plan.run_id), spec_digests(compiler.Compiler().compile(pipeline)), plan)
+    runner = LocalRunner(
+        run_id=plan.run_id,
+        journal=journal,
+        view=view,
+        ingest=plan.config.ingest,
+        parallel=plan.config.runner.parallel,
+        code_digests=code_digests(plan.code),
+        resume=plan.options.resume,
+    )
+    return runner, pipeline
+
+
+def _run_options(plan: Plan) -> Any:
+    if plan.options.first is None and plan.options.last is None:
+        return None
+    from tfx.orchestration import pipeline
+
+    return pipeline.RunOptions(
+        from_nodes=[plan.options.first] if plan.options.first else None,
+        to_nodes=[plan.options.last] if plan.options.last else None,
+        base_pipeline_run_id=plan.base_run or None,
+    )
+
+
+def _new_run_id(name: str) -> str:
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+
+
+def _unfinished(journal: Journal, name: str) -> RunRecord:
+    for record in journal.runs(name):
+        if record.state in ("failed", "interrupted", "running"):
+            return record
+    raise UsageError(f"--resume: pipeline '{name}' has no unfinished run in {journal.home}; run it without --resume")
+
+
+def _with_recorded_options(journal: Journal, folder: Path, options: Options) -> Options:
+    """A resumed run goes on with the options it was started with, so that `--resume` is all there is to type."""
+    if not options.resume:
+        return options
+    if options.first or options.last or options.overrides:
+        raise UsageError("--resume goes on with the options of the run it resumes; leave out --from, --to and --set")
+    name = load_config(folder, journal.home, environment=options.environment).name
+    recorded = _unfinished(journal, name).options
+    return Options(
+        environment=recorded["environment"],
+        overrides=tuple(recorded["set"]),
+        first=recorded["from"],
+        last=recorded["to"],
+        resume=True,
+    )
+
+
+def _settle_dead_runs(journal: Journal, name: str) -> None:
+    """Whoever holds the lock knows that a run recorded as running is not: its process ended without a word."""
+    for record in journal.runs(name):
+        if record.state == "running":
+            journal.write_run(record.model_copy(update={"state": "interrupted", "finished": time.time()}))
+            for stage in journal.stages(record.run_id).values():
+                if stage.state == "running":
+                    journal.write_stage(record.run_id, stage.model_copy(update={"state": "interrupted"}))
+
+
+def _base_run(journal: Journal, name: str, options: Options) -> str:
+    """The newest run that has results of every stage before `--from`."""
+    if options.resume and (recorded := _unfinished(journal, name).options["base_run"]):
+        return str(recorded)
+    for record in journal.runs(name):
+        stages = journal.stages(record.run_id)
+        before = STAGES[: STAGES.index(str(options.first))]
+        if all(stages.get(stage, StageRecord(stage=stage)).state in ("complete", "cached") for stage in before):
+            return record.run_id
+    raise UsageError(f"--from {options.first}: no earlier run of '{name}' finished the stages before it; run it without --from")
+
+
+def _refuse_changed_stages(stages: dict[str, StageRecord], specs: dict[str, str], plan: Plan) -> None:
+    done = {name: record.spec_digest for name, record in stages.items() if record.state in ("complete", "cached")}
+    changed = [name for name, digest in done.items() if digest and digest != specs[name]]
+    if changed:
+        raise UsageError(
+            f"--resume: the configuration or code of stages that run {plan.run_id} has finished changed since: {', '.join(changed)}. "
+            f"Start a new run, which takes unchanged stages from the cache: tfline run {shlex.quote(str(plan.folder))}"
+        )
+
+
+def _finish(record: RunRecord, result: Result, journal: Journal) -> RunRecord:
+    pushed: Pushed | None = None
+    last = result.records["push"]
+    if last.state in ("complete", "cached"):
+        pushed = push.read_result(Path(last.outputs["pushed"][0]))
+        # A push found in the cache is one that another run did.
+        pushed = pushed.model_copy(update={"new": pushed.new and last.state == "complete"})
+    failed = [stage for stage in result.records.values() if stage.state == "failed"]
+    refusals = tuple(stage.summary.refusal for stage in result.records.values() if stage.summary.refusal and stage.state == "refused")
+    state = "failed" if failed else "refused" if refusals else "complete"
+    update = {
+        "state": state,
+        "finished": time.time(),
+        "pushed": pushed,
+        "refusals": refusals,
+        "error": "; ".join(f"{stage.stage}: {stage.error}" for stage in failed),
+        "exit_code": result.exit_code,
+    }
+    done = record.model_copy(update=update)
+    journal.write_run(done)
+    return done
+
+
+def resume_command(folder: Path, home: Path) -> str:
+    """What to type to go on with a run that did not finish."""
+    extra = [] if home == Path(".tfline").resolve() else ["--home", str(home)]
+    return shlex.join(["tfline", "run", str(folder), "--resume", *extra])
+
+
+def _tell(record: RunRecord, stages: dict[str, StageRecord], plan: Plan, console: Console) -> int:
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
+
+    if record.state == "complete":
+        _tell_success(record, stages, plan, say)
+        return 0
+    if record.state == "refused":
+        for refusal in record.refusals:
+            say(f"Refused by the {refusal.gate} gate:", "bold yellow")
+            for reason in refusal.reasons:
+                say(f"  {reason}")
+        say("Nothing was pushed; what is served is untouched.")
+        return 3
+    for stage in stages.values():
+        if stage.state == "failed":
+            say(f"Stage {stage.stage} failed: {stage.error}", "bold red")
+            say(f"  log: {stage.log}")
+    if record.state == "interrupted":
+        say("Interrupted.", "bold red")
+    say(f"To go on from here: {resume_command(plan.folder, plan.home)}")
+    return record.exit_code or 1
+
+
+def _tell_success(record: RunRecord, stages: dict[str, StageRecord], plan: Plan, say: Any) -> None:
+    seconds = (record.finished or 0) - record.started
+    pushed = record.pushed
+    if pushed is None:
+        say(f"Stopped after {plan.options.last}, as asked, in {seconds:.0f} s. Nothing was pushed.")
+        return
+    if pushed.new:
+        say(f"Pushed {pushed.model} version {pushed.version} in {seconds:.0f} s.", "bold green")
+    else:
+        say(f"Nothing to do: {pushed.model} version {pushed.version} is this model ({seconds:.0f} s).", "bold green")
+    say(f"  SavedModel  {pushed.path}")
+    say(f"  TFLite      {pushed.tflite_path}")
+    say(f"  records     {Journal(plan.home).run_dir(record.run_id)}")
+    if stages["schema"].summary.params.get("origin") == "inferred":
+        say(f"The schema was inferred; to review it: tfline schema {shlex.quote(str(plan.folder))}")
+
