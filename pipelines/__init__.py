@@ -1,0 +1,1 @@
+"""What runs and when: configuration, graph, runners, the command line, and the shipped pipelines."""

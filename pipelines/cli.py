@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from components.errors import TflineError
+from serving.manifest import StoreError
 
 
 class _Group(click.Group):
@@ -16,7 +17,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except TflineError as error:
+        except (TflineError, StoreError) as error:
             click.echo(f"tfline: {error}", err=True)
             ctx.exit(error.exit_code)
 
@@ -39,8 +40,8 @@ def _home(command: Any) -> Any:
 def main() -> None:
     """A production line for TensorFlow models.
 
-    A folder with pipeline.yaml and model.py goes in; a validated SavedModel, a quantized TFLite file and an MLflow record of every stage
-    come out.
+    A folder with pipeline.yaml and model.py goes in; a validated SavedModel, a quantized TFLite file and an MLflow record of
+    every stage come out.
     """
 
 
@@ -52,7 +53,7 @@ def main() -> None:
 @click.option("--to", "last", metavar="STAGE", help="Stop after this stage.")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of pipeline.yaml; may be repeated.")
 @click.option("--env", "environment", default="local", show_default=True, metavar="NAME", help="Overlay environments/NAME.yaml.")
-def run(  # noqa: PLR0913 - one parameter an option
+def run(
     folder: Path, home: Path, resume: bool, first: str | None, last: str | None, overrides: tuple[str, ...], environment: str
 ) -> None:
     """Run the pipeline in FOLDER.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def load_config(folder: Path, home: Path, *, environment: str | None = None, ove
     return config.model_copy(update={key: getattr(config, key).model_copy(update=value) for key, value in sections.items()})
 
 
-def _unless_set(section: BaseModel, **values: Any) -> Mapping[str, Any]:
+def _unless_set(section: BaseModel, **values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in section.model_fields_set}
 
 
@@ -125,5 +125,7 @@ def curated_schema(folder: Path, config: PipelineConfig) -> str:
     if file.is_file():
         return file.read_text(encoding="utf-8")
     if "schema_file" in config.model_fields_set:
-        raise UsageError(f"schema_file: expected a schema at {file}; `tfline schema {folder} --accept` writes the inferred one there")
+        raise UsageError(
+            f"schema_file: expected a schema at {file}; `tfline schema {folder} --accept` writes the inferred one there"
+        )
     return ""

@@ -22,10 +22,7 @@ def list_runs(home: Path, pipeline: str | None, console: Console) -> None:
     if not found:
         console.print(f"No runs in {home}. Start one: tfline run FOLDER", highlight=False, soft_wrap=True)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("run", "state", "started", "took"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("result", overflow="ellipsis", no_wrap=True)
+    table = _table("run", "state", "started", "took")
     for record in found:
         state = state_of(record)
         began = time.strftime("%m-%d %H:%M", time.localtime(record.started))
@@ -43,10 +40,7 @@ def show_run(home: Path, run_id: str, console: Console) -> None:
     record = find_run(journal, run_id)
     state = state_of(record)
     console.print(Text.assemble(f"{record.run_id}  ", (state, STYLES[state]), f"  {_took(record)}  {_result(record)}"))
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "state", "took"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("result", overflow="ellipsis", no_wrap=True)
+    table = _table("stage", "state", "took")
     stages = journal.stages(record.run_id)
     for stage in stages.values():
         table.add_row(stage.stage, Text(stage.state, STYLES[stage.state]), _took(stage), Text(stage.summary.headline))
@@ -88,10 +82,19 @@ def state_of(record: RunRecord) -> str:
     return "running"
 
 
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, expand=True)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    # Only the last column gives way on a narrow terminal.
+    table.add_column("result", overflow="ellipsis", no_wrap=True, ratio=1)
+    return table
+
+
 def _took(record: RunRecord | StageRecord) -> str:
     if record.started is None or record.finished is None:
         return ""
-    return f"{record.finished - record.started:.1f} s"
+    return f"{record.finished - record.started:.0f} s"
 
 
 def _result(record: RunRecord) -> str:

@@ -1,8 +1,8 @@
 """The local runner: TFX's portable launcher under a scheduler of our own.
 
-TFX's LocalDagRunner runs one node after the other and returns normally although nodes failed because their inputs did not resolve. This
-one runs independent stages side by side, each in a process of its own, looks at the final state of every execution, stops at the first
-failure or refusal, and writes each step into the journal.
+TFX's LocalDagRunner runs one node after the other and returns normally although nodes failed because their inputs did not
+resolve. This one runs independent stages side by side, each in a process of its own, looks at the final state of every
+execution, stops at the first failure or refusal, and writes each step into the journal.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Result:
 class LocalRunner(tfx_runner.IrBasedRunner):  # type: ignore[misc, unused-ignore]
     """Runs a compiled pipeline on this machine."""
 
-    def __init__(  # noqa: PLR0913 - what a run is, by name
+    def __init__(
         self,
         *,
         run_id: str,
@@ -97,9 +97,7 @@ class LocalRunner(tfx_runner.IrBasedRunner):  # type: ignore[misc, unused-ignore
             KeyboardInterrupt: After every stage's process was ended.
         """
         self._specs = {node.pipeline_node.node_info.id: _spec_digest(node.pipeline_node, pipeline) for node in pipeline.nodes}
-        runtime_parameter_utils.substitute_runtime_parameter(
-            pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: self._run_id}
-        )
+        runtime_parameter_utils.substitute_runtime_parameter(pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: self._run_id})
         base: dict[str, StageRecord] = {}
         if run_options:
             partial = run_options.partial_run

@@ -3,8 +3,8 @@
     runner ── fork ──> child: launch the node (driver, cache, executor, publisher), read its final state, summarise its outputs
               <─pipe── ("progress", text)*  ("done", Outcome as JSON)?
 
-A child that ends without "done" was killed or crashed. The child dies with its runner (Linux: PR_SET_PDEATHSIG). TFX leaves the execution
-of a killed child as RUNNING, which is what `--resume` takes up.
+A child that ends without "done" was killed or crashed. The child dies with its runner (Linux: PR_SET_PDEATHSIG). TFX leaves the
+execution of a killed child as RUNNING, which is what `--resume` takes up.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ def _read_execution(store: Any, execution_id: int) -> tuple[Any, dict[str, tuple
         uris = sides[is_input].setdefault(event.path.steps[0].key, [])
         if artifacts[event.artifact_id] not in uris:
             uris.append(artifacts[event.artifact_id])
-    return state, *({key: tuple(uris) for key, uris in sides[side].items()} for side in (True, False))
+    inputs, outputs = ({key: tuple(uris) for key, uris in sides[side].items()} for side in (True, False))
+    return state, inputs, outputs
 
 
 def _launcher_class() -> Any:

@@ -1,6 +1,7 @@
 """`tfline run`: from a folder and options to an exit code.
 
-Everything that can be wrong with the folder, the options or the input is found before TensorFlow is imported and before anything is
+Everything that can be wrong with the folder, the options or the input is found before TensorFlow is imported and before
+anything is
 written. Exit codes: 0 pushed or nothing to do, 2 bad usage or configuration, 3 a gate refused, 1 anything else.
 """
 
@@ -21,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from components import ingest, push
-from components.errors import TflineError, UsageError
+from components.errors import UsageError
 from components.records import Journal, Pushed, RunRecord, StageRecord
-from pipelines.tracker import Tracker
 from pipelines.config import PipelineConfig, curated_schema, load_config
 from pipelines.graph import STAGES, UserCode, code_digests, create_pipeline
 from pipelines.run_lock import run_lock
+from pipelines.tracker import Tracker
 from pipelines.view import RunView
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that can start: what, where, under which id, and where skipped stages' results come from."""
+    """A run that can start: what, where, and under which id."""
 
     folder: Path
     home: Path
@@ -54,7 +55,6 @@ class Plan:
     code: UserCode
     options: Options
     run_id: str
-    base_run: str = ""
 
 
 def run_pipeline(folder: Path, home: Path, options: Options, console: Console) -> int:
@@ -86,8 +86,7 @@ def run_pipeline(folder: Path, home: Path, options: Options, console: Console) -
         if ingest.prepare(config.ingest, folder):
             console.print(f"data written to {config.ingest.path}", highlight=False, soft_wrap=True)
         ingest.input_files(config.ingest)
-        base = _base_run(journal, config.name, options) if options.first else ""
-        return _run(Plan(folder, home, config, code, options, run_id, base), journal, console)
+        return _run(Plan(folder, home, config, code, options, run_id), journal, console)
 
 
 def _run(plan: Plan, journal: Journal, console: Console) -> int:
@@ -105,19 +104,18 @@ def _run(plan: Plan, journal: Journal, console: Console) -> int:
             "set": list(plan.options.overrides),
             "from": plan.options.first,
             "to": plan.options.last,
-            "base_run": plan.base_run,
         },
         stages=STAGES,
     )
     with RunView(console, f"{plan.config.name}  run {plan.run_id}", STAGES) as view:
         view.phase("loading TensorFlow and TFX")
         with _native_output_to(journal.log_path(plan.run_id, "loading")):
-            runner, pipeline = _make_runner(plan, journal, view)
+            runner, pipeline, run_options = _make_runner(plan, journal, view)
         journal.write_run(record)
         tracker = Tracker(plan.home, plan.run_id)
         view.phase("")
         try:
-            result = runner.run(pipeline, run_options=_run_options(plan))
+            result = runner.run(pipeline, run_options=run_options)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             told = "" if stopped else f"{type(error).__name__}: {error}"
@@ -152,16 +150,14 @@ def _native_output_to(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def _make_runner(plan: Plan, journal: Journal, view: RunView) -> tuple[Any, Any]:
+def _make_runner(plan: Plan, journal: Journal, view: RunView) -> tuple[Any, Any, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    from tfx.dsl.compiler import compiler
-
-    from pipelines.local_runner import LocalRunner, spec_digests
+    from pipelines.local_runner import LocalRunner
 
     pipeline = create_pipeline(plan.config, plan.folder, plan.home, plan.code)
     if plan.options.resume:
-        _refuse_changed_stages(journal.stages(plan.run_id), spec_digests(compiler.Compiler().compile(pipeline)), plan)
+        _refuse_changed_stages(journal.stages(plan.run_id), _specs(pipeline), plan)
     runner = LocalRunner(
         run_id=plan.run_id,
         journal=journal,
@@ -171,18 +167,27 @@ def _make_runner(plan: Plan, journal: Journal, view: RunView) -> tuple[Any, Any]
         code_digests=code_digests(plan.code),
         resume=plan.options.resume,
     )
-    return runner, pipeline
+    return runner, pipeline, _run_options(plan, journal, pipeline)
 
 
-def _run_options(plan: Plan) -> Any:
-    if plan.options.first is None and plan.options.last is None:
+def _specs(pipeline: Any) -> dict[str, str]:
+    from tfx.dsl.compiler import compiler
+
+    from pipelines.local_runner import spec_digests
+
+    return spec_digests(compiler.Compiler().compile(pipeline))
+
+
+def _run_options(plan: Plan, journal: Journal, pipeline: Any) -> Any:
+    first, last = plan.options.first, plan.options.last
+    if first is None and last is None:
         return None
-    from tfx.orchestration import pipeline
+    from tfx.orchestration import pipeline as tfx_pipeline
 
-    return pipeline.RunOptions(
-        from_nodes=[plan.options.first] if plan.options.first else None,
-        to_nodes=[plan.options.last] if plan.options.last else None,
-        base_pipeline_run_id=plan.base_run or None,
+    return tfx_pipeline.RunOptions(
+        from_nodes=[first] if first else None,
+        to_nodes=[last] if last else None,
+        base_pipeline_run_id=_base_run(plan, journal, pipeline, first) if first else None,
     )
 
 
@@ -224,16 +229,25 @@ def _settle_dead_runs(journal: Journal, name: str) -> None:
                     journal.write_stage(record.run_id, stage.model_copy(update={"state": "interrupted"}))
 
 
-def _base_run(journal: Journal, name: str, options: Options) -> str:
-    """The newest run that has results of every stage before `--from`."""
-    if options.resume and (recorded := _unfinished(journal, name).options["base_run"]):
-        return str(recorded)
-    for record in journal.runs(name):
+def _base_run(plan: Plan, journal: Journal, pipeline: Any, first: str) -> str:
+    """The newest run that has results of every stage that `--from` leaves out, made as the configuration now says."""
+    specs = _specs(pipeline)
+    after = {first}
+    for component in pipeline.components:  # in the order of the graph
+        if any(above.id in after for above in component.upstream_nodes):
+            after.add(component.id)
+    needed = [stage for stage in STAGES if stage not in after]
+    changed: list[str] = []
+    for record in journal.runs(plan.config.name):
         stages = journal.stages(record.run_id)
-        before = STAGES[: STAGES.index(str(options.first))]
-        if all(stages.get(stage, StageRecord(stage=stage)).state in ("complete", "cached") for stage in before):
+        if record.run_id == plan.run_id or any(stages[stage].state not in ("complete", "cached") for stage in needed):
+            continue
+        differ = [stage for stage in needed if stages[stage].spec_digest != specs[stage]]
+        if not differ:
             return record.run_id
-    raise UsageError(f"--from {options.first}: no earlier run of '{name}' finished the stages before it; run it without --from")
+        changed = changed or differ
+    why = f"their configuration or code changed since ({', '.join(changed)})" if changed else "no earlier run finished them"
+    raise UsageError(f"--from {first}: the stages it leaves out have no results that can be used: {why}; run it without --from")
 
 
 def _refuse_changed_stages(stages: dict[str, StageRecord], specs: dict[str, str], plan: Plan) -> None:
@@ -241,8 +255,9 @@ def _refuse_changed_stages(stages: dict[str, StageRecord], specs: dict[str, str]
     changed = [name for name, digest in done.items() if digest and digest != specs[name]]
     if changed:
         raise UsageError(
-            f"--resume: the configuration or code of stages that run {plan.run_id} has finished changed since: {', '.join(changed)}. "
-            f"Start a new run, which takes unchanged stages from the cache: tfline run {shlex.quote(str(plan.folder))}"
+            f"--resume: the configuration or code of stages that run {plan.run_id} has finished changed since: "
+            f"{', '.join(changed)}. Start a new run, which takes unchanged stages from the cache: "
+            f"tfline run {shlex.quote(str(plan.folder))}"
         )
 
 
@@ -254,7 +269,9 @@ def _finish(record: RunRecord, result: Result, journal: Journal) -> RunRecord:
         # A push found in the cache is one that another run did.
         pushed = pushed.model_copy(update={"new": pushed.new and last.state == "complete"})
     failed = [stage for stage in result.records.values() if stage.state == "failed"]
-    refusals = tuple(stage.summary.refusal for stage in result.records.values() if stage.summary.refusal and stage.state == "refused")
+    refusals = tuple(
+        stage.summary.refusal for stage in result.records.values() if stage.summary.refusal and stage.state == "refused"
+    )
     state = "failed" if failed else "refused" if refusals else "complete"
     update = {
         "state": state,
@@ -311,7 +328,8 @@ def _tell_success(record: RunRecord, stages: dict[str, StageRecord], plan: Plan,
         say(f"Nothing to do: {pushed.model} version {pushed.version} is this model ({seconds:.0f} s).", "bold green")
     say(f"  SavedModel  {pushed.path}")
     say(f"  TFLite      {pushed.tflite_path}")
+    if pushed.tflite_differs:
+        say("  The TFLite file of this run is another one; that of a pushed version never changes. It is in the run's artifacts.")
     say(f"  records     {Journal(plan.home).run_dir(record.run_id)}")
     if stages["schema"].summary.params.get("origin") == "inferred":
         say(f"The schema was inferred; to review it: tfline schema {shlex.quote(str(plan.folder))}")
-

@@ -1,4 +1,4 @@
-"""The process that copies a run into MLflow while the run goes on, so that neither MLflow's import nor a dead server holds it up."""
+"""The process that copies a run into MLflow while the run goes on, so that nothing of MLflow holds it up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes scikit-learn's handwritten digits as TFRecord: 1,797 real 8x8 images from the UCI repository, bundled with scikit-learn."""
+"""Writes the handwritten digits that come with scikit-learn, 1,797 real 8x8 images of the UCI repository, as TFRecord."""
 
 from __future__ import annotations
 
