@@ -1,4 +1,8 @@
-"""The artifact types that tfline adds to TFX's own, and how a stage's declaration names both."""
+"""The artifact types that tfline adds to TFX's own, and how a stage's declaration names both.
+
+A type's TYPE_NAME is where Kubeflow's entrypoint imports its class from, and TFX allows one dot in it: `components` hands them
+on.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,28 @@ from tfx.types.artifact import Artifact
 class GoldenExamples(Artifact):
     """Held-out examples with the in-memory model's answers: examples.tfrecord, inputs.npz, outputs.npz."""
 
-    TYPE_NAME = "GoldenExamples"
+    TYPE_NAME = "components.GoldenExamples"
 
 
 class ValidationReport(Artifact):
     """What the checks of an exported SavedModel found: report.json."""
 
-    TYPE_NAME = "ValidationReport"
+    TYPE_NAME = "components.ValidationReport"
 
 
 class TFLiteModel(Artifact):
     """A converted model: model.tflite."""
 
-    TYPE_NAME = "TFLiteModel"
+    TYPE_NAME = "components.TFLiteModel"
 
 
 class QuantizationReport(Artifact):
     """What quantization did to a model and what it cost: report.json."""
 
-    TYPE_NAME = "QuantizationReport"
+    TYPE_NAME = "components.QuantizationReport"
 
 
-_OWN = {kind.TYPE_NAME: kind for kind in (GoldenExamples, ValidationReport, TFLiteModel, QuantizationReport)}
+_OWN = {kind.__name__: kind for kind in (GoldenExamples, ValidationReport, TFLiteModel, QuantizationReport)}
 
 
 def artifact_type(name: str) -> type[Artifact]:
