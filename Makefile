@@ -35,7 +35,7 @@ format: .venv/.ready
 
 # The picture in README.md: a real run, in a home of its own, drawn as a terminal shows it.
 picture: .venv/.ready
-	$(BIN)/python -m benchmarks.picture README.svg
+	$(BIN)/python -m benchmarks.picture benchmarks/run.svg
 
 setup: .venv/.ready
 

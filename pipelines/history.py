@@ -64,8 +64,8 @@ def find_run(journal: Journal, run_id: str) -> RunRecord:
     found = records[:1] if run_id == "last" else [record for record in records if record.run_id.startswith(run_id)]
     exact = [record for record in found if record.run_id == run_id]
     if len(exact or found) != 1:
-        what = "no run" if not found else f"{len(found)} runs"
-        raise UsageError(f"{what} in {journal.home} begin with '{run_id}'; `tfline runs` lists them")
+        what = f"{len(found)} runs in {journal.home} begin" if found else f"no run in {journal.home} begins"
+        raise UsageError(f"{what} with '{run_id}'; `tfline runs` lists them")
     return (exact or found)[0]
 
 

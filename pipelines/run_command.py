@@ -80,6 +80,8 @@ def run_pipeline(folder: Path, home: Path, options: Options, console: Console) -
     for stage in (options.first, options.last):
         if stage is not None and stage not in STAGES:
             raise UsageError(f"expected one of the stages {', '.join(STAGES)}, got '{stage}'")
+    if options.first and options.last and STAGES.index(options.first) > STAGES.index(options.last):
+        raise UsageError(f"--from {options.first} comes after --to {options.last}")
     run_id = _unfinished(journal, config.name).run_id if options.resume else _new_run_id(config.name)
     with run_lock(home, config.name, run_id):
         _settle_dead_runs(journal, config.name)
@@ -132,7 +134,7 @@ def _run(plan: Plan, journal: Journal, console: Console) -> int:
             tracker.finish()
     for warning in tracker.warnings:
         console.print(warning, style="yellow", highlight=False, soft_wrap=True)
-    return _tell(record, journal.stages(plan.run_id), plan, console)
+    return tell(record, journal.stages(plan.run_id), plan.folder, plan.home, console)
 
 
 @contextmanager
@@ -292,12 +294,14 @@ def resume_command(folder: Path, home: Path) -> str:
     return shlex.join(["tfline", "run", str(folder), "--resume", *extra])
 
 
-def _tell(record: RunRecord, stages: dict[str, StageRecord], plan: Plan, console: Console) -> int:
+def tell(record: RunRecord, stages: dict[str, StageRecord], folder: Path, home: Path, console: Console) -> int:
+    """Prints what came of a run and what to type next; returns the exit code."""
+
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
 
     if record.state == "complete":
-        _tell_success(record, stages, plan, say)
+        _tell_success(record, stages, folder, home, say)
         return 0
     if record.state == "refused":
         for refusal in record.refusals:
@@ -312,15 +316,15 @@ def _tell(record: RunRecord, stages: dict[str, StageRecord], plan: Plan, console
             say(f"  log: {stage.log}")
     if record.state == "interrupted":
         say("Interrupted.", "bold red")
-    say(f"To go on from here: {resume_command(plan.folder, plan.home)}")
+    say(f"To go on from here: {resume_command(folder, home)}")
     return record.exit_code or 1
 
 
-def _tell_success(record: RunRecord, stages: dict[str, StageRecord], plan: Plan, say: Any) -> None:
+def _tell_success(record: RunRecord, stages: dict[str, StageRecord], folder: Path, home: Path, say: Any) -> None:
     seconds = (record.finished or 0) - record.started
     pushed = record.pushed
     if pushed is None:
-        say(f"Stopped after {plan.options.last}, as asked, in {seconds:.0f} s. Nothing was pushed.")
+        say(f"Stopped after {record.options['to']}, as asked, in {seconds:.0f} s. Nothing was pushed.")
         return
     if pushed.new:
         say(f"Pushed {pushed.model} version {pushed.version} in {seconds:.0f} s.", "bold green")
@@ -330,6 +334,6 @@ def _tell_success(record: RunRecord, stages: dict[str, StageRecord], plan: Plan,
     say(f"  TFLite      {pushed.tflite_path}")
     if pushed.tflite_differs:
         say("  The TFLite file of this run is another one; that of a pushed version never changes. It is in the run's artifacts.")
-    say(f"  records     {Journal(plan.home).run_dir(record.run_id)}")
+    say(f"  records     {Journal(home).run_dir(record.run_id)}")
     if stages["schema"].summary.params.get("origin") == "inferred":
-        say(f"The schema was inferred; to review it: tfline schema {shlex.quote(str(plan.folder))}")
+        say(f"The schema was inferred; to review it: tfline schema {shlex.quote(str(folder))}")

@@ -30,14 +30,14 @@ HEADLINE_WIDTH = 44
 class RunView:
     """Shows the stages of one run; a context manager, which draws the table a last time at its end."""
 
-    def __init__(self, console: Console, title: str, stages: Sequence[str]) -> None:
+    def __init__(self, console: Console, title: str, stages: Sequence[str], started: float | None = None) -> None:
         self._console = console
         self._title = title
         self._records = {stage: StageRecord(stage=stage) for stage in stages}
         self._notes: dict[str, str] = {}
-        self._started = time.time()
-        self._live = Live(console=console, refresh_per_second=5, get_renderable=self._draw) if console.is_terminal else None
+        self._started = started or time.time()
         self._phase = ""
+        self._live = Live(console=console, refresh_per_second=5, get_renderable=self.draw) if console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -90,7 +90,9 @@ class RunView:
             return record.summary.refusal.reasons[0]
         return record.summary.headline
 
-    def _draw(self) -> Group:
+    def draw(self, now: float | None = None) -> Group:
+        """The table as it stands, at a moment in seconds since the epoch; None for the present one."""
+        now = now or time.time()
         table = Table(box=None, pad_edge=False, show_header=False, expand=False)
         for column in ("stage", "state", "seconds"):
             table.add_column(column, no_wrap=True, justify="right" if column == "seconds" else "left")
@@ -98,15 +100,15 @@ class RunView:
         for record in self._records.values():
             style = STYLES[record.state]
             said = self._notes.get(record.stage) or self._said(record)
-            table.add_row(Text(record.stage), Text(record.state, style), Text(_seconds(record), "dim"), Text(said))
+            table.add_row(Text(record.stage), Text(record.state, style), Text(_seconds(record, now), "dim"), Text(said))
         done = sum(record.state not in ("pending", "running") for record in self._records.values())
         after = self._next()
-        foot = f"{done}/{len(self._records)} stages, {time.time() - self._started:.0f} s"
+        foot = f"{done}/{len(self._records)} stages, {now - self._started:.0f} s"
         foot += f", next: {after}" if after else ""
         return Group(Text(self._title, "bold"), table, Text(f"{foot}{'  ' + self._phase if self._phase else ''}", "dim"))
 
 
-def _seconds(record: StageRecord) -> str:
+def _seconds(record: StageRecord, now: float) -> str:
     if record.started is None:
         return ""
-    return f"{(record.finished or time.time()) - record.started:.1f} s"
+    return f"{(record.finished or now) - record.started:.1f} s"

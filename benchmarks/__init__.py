@@ -1,0 +1,1 @@
+"""Measurements and pictures that the documentation shows, each made by a command."""
