@@ -1,4 +1,4 @@
-"""Draws the picture of a run in README.md: runs the shipped digits pipeline in a home of its own and writes its last screen as SVG.
+"""Draws the picture in README.md: runs the digits pipeline in a home of its own and writes its last screen as SVG.
 
 python -m benchmarks.picture OUTPUT.svg
 """

@@ -15,6 +15,7 @@ from components.ingest import Config as IngestConfig
 from components.layout import SCHEMA_FILE
 from components.model import ModelConfig
 from components.quantize import Config as QuantizeConfig
+from components.schema import parse
 from components.train import Config as TrainConfig
 from components.validate_data import Config as ValidateDataConfig
 from components.validate_model import Config as ValidateModelConfig
@@ -119,11 +120,13 @@ def curated_schema(folder: Path, config: PipelineConfig) -> str:
     """The text of the curated schema, "" when there is none.
 
     Raises:
-        UsageError: The configuration names a schema file that is not there.
+        UsageError: The configuration names a schema file that is not there, or it is no schema.
     """
     file = folder / config.schema_file
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
+        parse(text, str(file))
+        return text
     if "schema_file" in config.model_fields_set:
         raise UsageError(
             f"schema_file: expected a schema at {file}; `tfline schema {folder} --accept` writes the inferred one there"

@@ -40,8 +40,8 @@ def test_the_inferred_schema_is_offered_and_accepted(small: Any) -> None:
 
 
 def test_kill_during_training_then_resume(small: Any) -> None:
-    command = small.start("run", small.folder, "--set", "train.epochs=300")
-    run_id = _wait_for(lambda: _progressed(small.journal, command, "epoch 5/300"))
+    command = small.start("run", small.folder, "--set", "train.epochs=120")
+    run_id = _wait_for(lambda: _progressed(small.journal, command, "epoch 5/120"))
     os.kill(command.process.pid, signal.SIGKILL)
     assert command.wait().code == -signal.SIGKILL
     assert "interrupted" in small("runs").output
@@ -52,7 +52,7 @@ def test_kill_during_training_then_resume(small: Any) -> None:
     assert record.run_id == run_id
     trained = stages["train"]
     assert trained.summary.metrics["resumed_at_epoch"] >= 5
-    assert len(trained.summary.curves["loss"]) == 300
+    assert len(trained.summary.curves["loss"]) == 120
     before = [
         stage for stage in ("ingest", "statistics", "schema", "validate-data", "transform") if stages[stage].finished > started
     ]
@@ -96,7 +96,7 @@ def test_kill_during_push_then_resume(small: Any) -> None:
 
 
 def test_two_runs_at_once(small: Any) -> None:
-    first = small.start("run", small.folder, "--set", "train.epochs=200", "--to", "train")
+    first = small.start("run", small.folder, "--set", "train.epochs=60", "--to", "train")
     run_id = _wait_for(lambda: _running(small.journal, first, "train"))
     second = small("run", small.folder)
     assert second.code == 1
@@ -122,9 +122,6 @@ def test_blocking_anomaly_stops_before_training(tmp_path: Path) -> None:
     assert tfline("run", folder, "--to", "schema").code == 0
     accepted = tfline("schema", folder, "--accept")
     assert (accepted.code, (folder / "schema.pbtxt").exists()) == (0, True)
-    text = (folder / "schema.pbtxt").read_text()
-    domain = 'name: "label"\n  int_domain { min: 0 max: 1 }'
-    (folder / "schema.pbtxt").write_text(text.replace('name: "label"', domain))
     write_rows(folder / "data" / "worse.csv", 40, seed=9, label=7)
     typed = tfline("run", folder)
     assert typed.code == 3, typed.output

@@ -78,7 +78,8 @@ def _fetch(url: str) -> str:
 
 @pytest.mark.slow
 def test_where_things_lie(digits: Any) -> None:
-    for entry in ("store/digits/1/manifest.json", "store-tflite/digits/1/model.tflite", "metadata.db", "mlflow/mlflow.db", "locks"):
+    entries = ("store/digits/1/manifest.json", "store-tflite/digits/1/model.tflite", "metadata.db", "mlflow/mlflow.db", "locks")
+    for entry in entries:
         assert (digits.home / entry).exists(), entry
     run = Journal(digits.home).run_dir(digits.journal.runs()[-1].run_id)
     assert (run / "run.json").is_file() and list((run / "stages").glob("*.json")) and list((run / "logs").glob("*.log"))

@@ -1,7 +1,8 @@
 """The graph as Kubeflow Pipelines gets it: it compiles, kfp loads it, and each task runs under TFX's own entrypoint.
 
-No cluster runs here. What stands in for KFP's driver and launcher is `_rehearse`: it walks the spec's tasks, gives each an ExecutorInput
-with the artifacts of the tasks before it, and runs the container's command line, each in a process and an empty working folder of its own.
+No cluster runs here. What stands in for KFP's driver and launcher is `_rehearse`: it walks the spec's tasks, gives each an
+ExecutorInput with the artifacts of the tasks before it, and runs the container's command line, each in a process and a working
+folder of its own.
 """
 
 from __future__ import annotations
