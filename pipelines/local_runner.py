@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from pathlib import Path
 from typing import Any, Protocol
 
 from tfx.dsl.compiler import constants
@@ -263,8 +262,3 @@ def _spec_digest(node: Any, pipeline: Any) -> str:
 def spec_digests(pipeline: Any) -> dict[str, str]:
     """The spec digest of every node of a compiled pipeline, by stage."""
     return {node.pipeline_node.node_info.id: _spec_digest(node.pipeline_node, pipeline) for node in pipeline.nodes}
-
-
-def log_tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log, for an error message."""
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]) if path.exists() else ""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.errors import TflineError
+from components.errors import GateRefused, TflineError
 from components.ingest import Config as IngestConfig
 from components.ingest import explain, note_data_digest
 from components.summary import Summary
@@ -67,7 +67,8 @@ def run_node(node: Any, pipeline: Any, ingest: IngestConfig, log: Path, parent: 
         outcome = _launch(node, pipeline, ingest)
     except BaseException as error:
         traceback.print_exc()
-        outcome = Outcome(state="failed", error=tell(error), exit_code=getattr(error, "exit_code", 1))
+        # Whatever the kind of error, the run had started: of tfline's exit codes only a gate's fits beside 1.
+        outcome = Outcome(state="failed", error=tell(error), exit_code=3 if isinstance(error, GateRefused) else 1)
         stage = node.node_info.id
         if stage == "ingest" and (reason := explain(ingest)):
             outcome = outcome.model_copy(update={"error": reason})

@@ -37,11 +37,11 @@ class RunView:
         self._notes: dict[str, str] = {}
         self._started = started or time.time()
         self._phase = ""
-        self._live = Live(console=console, refresh_per_second=5, get_renderable=self.draw) if console.is_terminal else None
+        self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
+        if self._console.is_terminal:
+            self._start(by_itself=False)
         else:
             self._console.print(self._title, highlight=False)
         return self
@@ -52,10 +52,20 @@ class RunView:
             self._live.stop()
 
     def phase(self, text: str) -> None:
-        """What goes on besides stages, such as imports; "" when over."""
+        """What goes on besides stages, such as imports; "" when over. During a phase the table draws itself."""
         self._phase = text
-        if text and not self._live:
+        if self._live:
+            self._live.transient = True  # the next one draws in its place
+            self._live.stop()
+            self._start(by_itself=bool(text))
+        elif text:
             self._console.print(f"{self._clock()}  {text}", highlight=False)
+
+    def _start(self, *, by_itself: bool) -> None:
+        # Between phases stages are forked, and a thread that holds a lock while it draws would leave it locked in the child
+        # for ever: there the runner's ticks draw.
+        self._live = Live(console=self._console, refresh_per_second=5, get_renderable=self.draw, auto_refresh=by_itself)
+        self._live.start(refresh=True)
 
     def stage(self, record: StageRecord, note: str = "") -> None:
         """Takes a stage's record, or what it reports of its progress."""
@@ -70,7 +80,9 @@ class RunView:
             self._line(record.stage, record.state, self._said(record))
 
     def tick(self) -> None:
-        """Time passed; the live table draws itself."""
+        """Time passed."""
+        if self._live:
+            self._live.refresh()
 
     def _line(self, stage: str, state: str, text: str) -> None:
         after = self._next() if state == "running" else ""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +97,35 @@ def test_kill_during_push_then_resume(small: Any) -> None:
     assert [version.number for version in store.versions()] == [*before, record.pushed.version]
     store.verify(record.pushed.version)
     assert record.pushed.new
+
+
+def test_a_run_on_a_terminal_ends_with_the_whole_table(small: Any) -> None:
+    ours, theirs = pty.openpty()
+    code = "from pipelines.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(small.folder), "--to", "schema", "--home", str(small.home)]
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        while chunk := _read(ours):
+            shown += chunk
+    assert process.returncode == 0, shown.decode()
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode()).replace("\r", "").split("small  run ")[-1]
+    assert [line.split()[:2] for line in last.splitlines()[1:5]] == [
+        ["ingest", "cached"],
+        ["statistics", "cached"],
+        ["schema", "cached"],
+        ["validate-data", "skipped"],
+    ]
+    assert "12/12 stages" in last
+    assert "Stopped after schema, as asked" in last
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the other side is closed
+        return b""
 
 
 def test_two_runs_at_once(small: Any) -> None:
