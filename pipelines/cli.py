@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from components.errors import TflineError
-from serving.manifest import StoreError
+from serving.errors import ServingError
 
 
 class _Group(click.Group):
@@ -17,7 +17,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (TflineError, StoreError) as error:
+        except (TflineError, ServingError) as error:
             click.echo(f"tfline: {error}", err=True)
             ctx.exit(error.exit_code)
 
@@ -103,6 +103,21 @@ def schema(folder: Path, home: Path, accept: bool, environment: str) -> None:
     from pipelines.schema_command import review_schema
 
     click.echo(review_schema(folder, home, accept=accept, environment=environment))
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+@click.option("--tags", default="serve", show_default=True, metavar="TAG,...", help="Tags of the graph to describe.")
+def inspect(folder: Path, as_json: bool, tags: str) -> None:
+    """Describe the SavedModel in DIR without loading TensorFlow.
+
+    DIR is a SavedModel, a model's folder in a store (its newest version), or a TFX Model artifact. A broken one ends with
+    what is broken, and exit code 1.
+    """
+    from pipelines.inspect_command import inspect_model
+
+    inspect_model(folder, as_json=as_json, tags=[tag for tag in tags.split(",") if tag])
 
 
 @main.command()

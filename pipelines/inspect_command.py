@@ -47,12 +47,9 @@ def inspect_model(folder: Path, *, as_json: bool = False, tags: Collection[str] 
 def print_page(it: SavedModelDescription, console: Console) -> None:
     """Prints a description for people."""
     console.print(_plain(it.path), style="bold", soft_wrap=True)
-    version = (
-        f"{it.tensorflow_version or 'of an unknown version'} {it.tensorflow_git_version and f'({it.tensorflow_git_version})'}"
-    )
-    console.print(
-        f"TensorFlow {_plain(version)}, {'object graph (TF2)' if it.format == 'tf2' else 'graph without objects (TF1)'}"
-    )
+    source = f" ({it.tensorflow_git_version})" if it.tensorflow_git_version else ""
+    kind = "object graph (TF2)" if it.format == "tf2" else "graph without objects (TF1)"
+    console.print(_plain(f"TensorFlow {it.tensorflow_version or 'of an unknown version'}{source}, {kind}"))
     others = "".join(f"; also in the file: {_tags(tags)}" for tags in it.tag_sets if tags != it.tags)
     console.print(_plain(f"tags {_tags(it.tags)}{others}"))
     _print_signatures(it, console)
@@ -102,7 +99,7 @@ def _heading(console: Console, title: str, said: str) -> None:
     from rich.text import Text
 
     console.print()
-    console.print(Text.assemble((title, "bold"), f"  {said}"))
+    console.print(Text.assemble((title, "bold"), f"  {said}" if said else ""))
 
 
 def _print_table(console: Console, rows: Iterable[tuple[str, ...]], right: int | None = None) -> None:

@@ -16,17 +16,13 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from serving.errors import StoreError
+
 MANIFEST = "manifest.json"
 MAX_VERSION = 2**63 - 1
 """TF Serving reads version numbers as int64."""
 
 _HEX = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class StoreError(Exception):
-    """Something about a version store that cannot be done or is not right, told in one message."""
-
-    exit_code = 1
 
 
 class FileEntry(BaseModel):

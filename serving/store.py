@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.errors import StoreError
 from serving.manifest import (
     MANIFEST,
     MAX_VERSION,
     Manifest,
-    StoreError,
     differences,
     digest_of,
     read_manifest,

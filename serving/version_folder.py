@@ -26,11 +26,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serving.errors import StoreError
 from serving.manifest import (
     MANIFEST,
     MAX_VERSION,
     Manifest,
-    StoreError,
     copy_tree,
     digest_of,
     fsync_folder,

@@ -31,7 +31,7 @@ def commands() -> list[list[str]]:
 def test_every_command_works(digits: Any, tmp_path: Path) -> None:
     folder = tmp_path / "pipelines" / "digits"
     shutil.copytree(DIGITS, folder)
-    typed = [command for command in commands() if command[1] != "ui"]
+    typed = [command for command in commands() if command[1] not in ("ui", "inspect")]
     assert len(typed) == 10
     for command in typed:
         answer = digits(*[str(folder) if word == "pipelines/digits" else word for word in command[1:]])
@@ -39,6 +39,17 @@ def test_every_command_works(digits: Any, tmp_path: Path) -> None:
         if command[1:] == ["run", "pipelines/digits"]:
             assert "Nothing to do: digits version 1 is this model" in answer.output
     assert (folder / "schema.pbtxt").is_file()
+
+
+@pytest.mark.slow
+def test_inspect_shows_the_newest_version(digits: Any) -> None:
+    assert ["tfline", "inspect", ".tfline/store/digits"] in commands()
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "inspect", str(digits.home / "store" / "digits")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"})
+    newest = digits.journal.runs("digits")[-1].pushed.path
+    assert done.stdout.startswith(newest.rpartition("/")[0])
+    assert "in   examples       string   [?]" in done.stdout
+    assert "probabilities/kernel" in done.stdout
 
 
 @pytest.mark.slow
