@@ -1,10 +1,11 @@
 """Champion: the model that a candidate has to match: the last one that passed every gate and was pushed.
 
-Input: the candidate. Output: `champion`: champion.json, and `Format-Serving/`, a copy of the champion's SavedModel, when there is one.
+Input: the candidate. Output: `champion`: champion.json, and `Format-Serving/`, a copy of the champion's SavedModel, when there
+is one.
 
-A model counts as the last blessed one when it was pushed: one that evaluation liked but another gate refused is not what users have,
-and a candidate must not be measured against it. For a candidate that is in the store already the champion is the one it was measured
-against when it was pushed, so a run that changes nothing finds everything in the cache.
+A model counts as the last blessed one when it was pushed: one that evaluation liked but another gate refused is not what users
+have, and a candidate must not be measured against it. For a candidate that is in the store already the champion is the one it
+was measured against when it was pushed, so a run that changes nothing finds everything in the cache.
 """
 
 from __future__ import annotations

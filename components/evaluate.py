@@ -1,24 +1,27 @@
 """Evaluate: TFMA's metrics over slices, and a blessing against thresholds and against the champion.
 
-Inputs: model, champion, raw examples, schema. Outputs: `evaluation`, as TFX's Evaluator writes it, with report.json beside, and `blessing`,
-with the file BLESSED or NOT_BLESSED that TFX's Pusher knows. The work is the stock Evaluator executor's; this stage gives it a baseline only
-when there is a champion, and says in words what refused a model. Thresholds apply to the overall slice unless a slice is named: a bare TFMA
-threshold would apply to every slice. Without a champion, comparisons with it are left out (TFX calls that rubber-stamped).
+Inputs: model, champion, raw examples, schema. Outputs: `evaluation`, as TFX's Evaluator writes it, with report.json beside, and
+`blessing`, with the file BLESSED or NOT_BLESSED that TFX's Pusher knows. The work is the stock Evaluator executor's; this stage
+gives it a baseline only when there is a champion, and says in words what refused a model. Thresholds apply to the overall slice
+unless a slice is named: a bare TFMA threshold would apply to every slice. Without a champion, comparisons with it are left out
+(TFX calls that rubber-stamped).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from components.errors import TflineError
-from components.layout import SERVING_DIR, split_names
+from components.examples import split_files
+from components.layout import SERVING_DIR, load_schema, split_names
 from components.records import write_atomically
 from components.summary import Refusal, Summary, Table
+from components.tfma_results import read_slices, read_verdict
 
 INPUTS: Mapping[str, str] = {"model": "Model", "champion": "Model", "examples": "Examples", "schema": "Schema"}
 OUTPUTS: Mapping[str, str] = {"evaluation": "ModelEvaluation", "blessing": "ModelBlessing"}
@@ -88,11 +91,14 @@ class Config(BaseModel):
     split: str = "eval"
     metrics: dict[str, Metric]
     slices: tuple[tuple[str, ...], ...] = ()
-    thresholds: tuple[Threshold, ...] = Field(min_length=1)
+    thresholds: tuple[Threshold, ...]
     beam_args: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _knows_its_metrics(self) -> Config:
+    def _asks_for_something_it_measures(self) -> Config:
+        # Not Field(min_length=1): pydantic would complain of that, too, when the only threshold has a mistake.
+        if not self.thresholds:
+            raise ValueError("thresholds: expected at least one, got none")
         for threshold in self.thresholds:
             if threshold.metric not in self.metrics:
                 raise ValueError(f"a threshold is on metric '{threshold.metric}', expected one of {', '.join(self.metrics)}")
@@ -102,7 +108,7 @@ class Config(BaseModel):
 class SliceMetrics(BaseModel):
     """The metrics of one slice; `slice` is "overall" or "feature:value", crossed ones joined by a comma."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     slice: str
     candidate: dict[str, float]
@@ -112,7 +118,7 @@ class SliceMetrics(BaseModel):
 class Report(BaseModel):
     """The evaluation in short: every slice's metrics, and what failed, one sentence each."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     blessed: bool
     champion: bool
@@ -130,12 +136,15 @@ def evaluate(inputs: Mapping[str, Path], evaluation: Path, blessing: Path, confi
         config: What to measure.
 
     Raises:
-        TflineError: TFMA measured nothing, for example because the split is empty.
+        TflineError: The configuration names something that is not there, or TFMA measured nothing.
     """
     from tfx.components.evaluator import executor
     from tfx.types import artifact_utils, standard_artifacts
     from tfx.utils import proto_utils
 
+    _check(inputs["model"], inputs["examples"], inputs["schema"], config)
+    asked = eval_config(config)
+    _check_metrics(asked)
     baseline = (inputs["champion"] / SERVING_DIR).is_dir()
     given: dict[str, list[Any]] = {}
     kinds = {"model": standard_artifacts.Model, "examples": standard_artifacts.Examples, "schema": standard_artifacts.Schema}
@@ -148,7 +157,7 @@ def evaluate(inputs: Mapping[str, Path], evaluation: Path, blessing: Path, confi
         given["baseline_model"][0].uri = str(inputs["champion"])
     made = {"evaluation": [standard_artifacts.ModelEvaluation()], "blessing": [standard_artifacts.ModelBlessing()]}
     made["evaluation"][0].uri, made["blessing"][0].uri = str(evaluation), str(blessing)
-    properties = {"eval_config": proto_utils.proto_to_json(eval_config(config)), "example_splits": json.dumps([config.split])}
+    properties = {"eval_config": proto_utils.proto_to_json(asked), "example_splits": json.dumps([config.split])}
     context = executor.Executor.Context(beam_pipeline_args=list(config.beam_args))
     executor.Executor(context).Do(given, made, properties)
     report = _report(evaluation, baseline)
@@ -194,63 +203,58 @@ def _threshold(config_pb2: Any, threshold: Threshold) -> Any:
         made.value_threshold.upper_bound.value = threshold.at_most
     if threshold.worse_by is not None:
         up = threshold.higher_is_better
-        made.change_threshold.direction = config_pb2.MetricDirection.HIGHER_IS_BETTER if up else config_pb2.MetricDirection.LOWER_IS_BETTER
+        made.change_threshold.direction = (
+            config_pb2.MetricDirection.HIGHER_IS_BETTER if up else config_pb2.MetricDirection.LOWER_IS_BETTER
+        )
         made.change_threshold.absolute.value = -threshold.worse_by if up else threshold.worse_by
     return made
 
 
-def _report(evaluation: Path, baseline: bool) -> Report:
-    import tensorflow_model_analysis as tfma
+def _check(model: Path, examples: Path, schema: Path, config: Config) -> None:
+    """Refuses names that TFMA would pass over in silence, or answer with an error that does not say where they came from."""
+    split_files(examples, config.split)
+    known = {feature.name for feature in load_schema(schema).feature}
+    sliced = {name for keys in config.slices for name in keys} | {name for limit in config.thresholds for name in limit.slice}
+    for key, name in [("label", config.label), *(("slices", name) for name in sorted(sliced))]:
+        if name not in known:
+            raise TflineError(f"evaluate.{key}: expected a raw feature, got '{name}'; there are: {', '.join(sorted(known))}")
+    outputs = _outputs(model / SERVING_DIR, config.signature)
+    if config.output not in (outputs if len(outputs) > 1 else [None, *outputs]):
+        received = f"got '{config.output}'" if config.output else "got none"
+        raise TflineError(f"evaluate.output: expected one of the outputs {', '.join(outputs)} of {config.signature}, {received}")
 
-    slices: dict[str, dict[str, dict[str, float]]] = {}
-    for found in tfma.load_metrics(str(evaluation)):
-        entry = slices.setdefault(_slice_name(found.slice_key), {"candidate": {}, "baseline": {}})
-        for item in found.metric_keys_and_values:
-            if item.value.WhichOneof("type") == "double_value" and not item.key.is_diff:
-                entry[item.key.model_name or "candidate"][item.key.name] = item.value.double_value.value
+
+def _outputs(saved_model: Path, signature: str) -> list[str]:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    file = saved_model / "saved_model.pb"
+    signatures = saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs[0].signature_def
+    if signature not in signatures:
+        known = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
+        raise TflineError(f"evaluate.signature: expected one of {known}, got '{signature}'")
+    return sorted(signatures[signature].outputs)
+
+
+def _check_metrics(made: Any) -> None:
+    from tensorflow_model_analysis.metrics import metric_specs
+
+    try:
+        metric_specs.to_computations(list(made.metrics_specs), eval_config=made)
+    except (TypeError, ValueError) as error:
+        lines = [line for line in str(error).splitlines() if line]
+        raise TflineError(f"evaluate.metrics: {lines[-1].removeprefix('Exception encountered: ')}") from error
+
+
+def _report(evaluation: Path, baseline: bool) -> Report:
+    slices = read_slices(evaluation)
     if not slices.get("overall", {}).get("candidate"):
         raise TflineError(f"evaluate: TFMA measured nothing; is the split empty? Results are in {evaluation}")
-    result = tfma.load_validation_result(str(evaluation))
-    return Report(
-        blessed=bool(result.validation_ok),
-        champion=baseline,
-        slices=tuple(
-            SliceMetrics(slice=name, candidate=entry["candidate"], champion=entry["baseline"])
-            for name, entry in sorted(slices.items(), key=lambda item: (item[0] != "overall", item[0]))
-        ),
-        failures=tuple(_failures(result)),
-    )
-
-
-def _slice_name(slice_key: Any) -> str:
-    parts = []
-    for single in slice_key.single_slice_keys:
-        value = getattr(single, single.WhichOneof("kind"))
-        parts.append(f"{single.column}:{value.decode(errors='replace') if isinstance(value, bytes) else value}")
-    return ", ".join(parts) or "overall"
-
-
-def _failures(result: Any) -> Iterator[str]:
-    for validation in result.metric_validations_per_slice:
-        where = _slice_name(validation.slice_key)
-        for failure in validation.failures:
-            limit, value = failure.metric_threshold, failure.metric_value.double_value.value
-            bounds = limit.value_threshold
-            if failure.metric_key.is_diff:
-                allowed = abs(limit.change_threshold.absolute.value)
-                yield f"{failure.metric_key.name} ({where}) is {abs(value):.4g} worse than the champion's; allowed: {allowed:.4g}"
-            elif bounds.HasField("lower_bound") and value < bounds.lower_bound.value:
-                least = bounds.lower_bound.value
-                yield f"{failure.metric_key.name} ({where}) is {value:.4f}, at least {least:g} expected; short by {least - value:.4f}"
-            elif bounds.HasField("upper_bound") and value > bounds.upper_bound.value:
-                most = bounds.upper_bound.value
-                yield f"{failure.metric_key.name} ({where}) is {value:.4f}, at most {most:g} expected; over by {value - most:.4f}"
-            else:
-                yield f"{failure.metric_key.name} ({where}): {failure.message or 'could not be judged'}"
-    for missing in result.missing_slices:
-        yield f"slice {dict(missing.feature_values) or list(missing.feature_keys)} has a threshold but no example"
-    if not result.validation_ok and not result.metric_validations_per_slice and not result.missing_slices:
-        yield "TFMA did not validate the model and gave no reason"
+    blessed, failures = read_verdict(evaluation)
+    found = [
+        SliceMetrics(slice=name, candidate=entry["candidate"], champion=entry["baseline"])
+        for name, entry in sorted(slices.items(), key=lambda item: (item[0] != "overall", item[0]))
+    ]
+    return Report(blessed=blessed, champion=baseline, slices=tuple(found), failures=tuple(failures))
 
 
 def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config) -> dict[str, dict[str, int]]:

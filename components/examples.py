@@ -33,6 +33,13 @@ def compression(file: str) -> str:
         return "GZIP" if opened.read(2) == b"\x1f\x8b" else ""
 
 
+def has_records(files: list[str]) -> bool:
+    """Whether at least one of some files holds at least one record; reads no further than that."""
+    import tensorflow as tf
+
+    return any(bool(list(tf.data.TFRecordDataset(file, compression_type=compression(file)).take(1))) for file in files)
+
+
 def records(files: list[str]) -> Any:
     """A tf.data.Dataset of the serialized examples of some files, in file order."""
     import tensorflow as tf
@@ -40,7 +47,7 @@ def records(files: list[str]) -> Any:
     return tf.data.TFRecordDataset(files, compression_type=compression(files[0]))
 
 
-def batches(  # noqa: PLR0913 - the knobs of an input pipeline, all by name
+def batches(
     files: list[str],
     feature_spec: Mapping[str, Any],
     *,

@@ -1,17 +1,20 @@
 """Export: a SavedModel that answers raw data, with the transform inside, and the answers it has to give.
 
-Inputs: the training's weights, the transform graph, raw examples. Outputs: `model` (`Format-Serving/`, as TFX lays it out) and `golden`:
+Inputs: the training's weights, the transform graph, raw examples. Outputs: `model` (`Format-Serving/`, as TFX lays it out) and
+`golden`:
 
     examples.tfrecord  held-out raw tf.Example records, uncompressed
-    inputs.npz         the same examples as dense arrays, one a raw feature, first axis the example
+    inputs.npz         the same examples as the dense signature takes them, one array a raw feature
     outputs.npz        what the model in memory, transform and Keras model called one after the other, answered
 
-Two signatures: `serving_default` takes serialized tf.Example (string [None]), `dense` takes each raw feature as a tensor. Both contain
-the transform graph that training used, so serving cannot skew; both hold inference weights only, no optimizer slots.
+Two signatures: `serving_default` takes serialized tf.Example (string [None]), `dense` takes each raw feature as a tensor. Both
+contain the transform graph that training used, so serving cannot skew; both hold inference weights only, no optimizer slots.
+A raw feature of no fixed length is padded in `dense` at the end of its rows: NaN, the smallest int64, or the empty string.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,14 @@ class Config(BaseModel):
     golden_examples: int = Field(default=64, ge=1, le=1000)
 
 
-def export(  # noqa: PLR0913 - three inputs, two outputs, and how
-    model_run: Path, transform_graph: Path, examples: Path, model_dir: Path, golden_dir: Path, config: Config, user_model: UserModel
+def export(
+    model_run: Path,
+    transform_graph: Path,
+    examples: Path,
+    model_dir: Path,
+    golden_dir: Path,
+    config: Config,
+    user_model: UserModel,
 ) -> None:
     """Rebuilds the trained model, writes it as a SavedModel and records its answers.
 
@@ -76,7 +85,7 @@ def export(  # noqa: PLR0913 - three inputs, two outputs, and how
 
 
 def _dense_spec(raw_spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The dense signature: each raw feature as a tensor [None, *shape]; one of no fixed length as [None, None]."""
+    """The dense signature: each raw feature as a tensor [None, *shape]; one of no fixed length as [None, None], padded."""
     import tensorflow as tf
 
     shapes = {name: getattr(feature, "shape", [None]) for name, feature in raw_spec.items()}
@@ -88,7 +97,25 @@ def _as_features(dense: Mapping[str, Any], raw_spec: Mapping[str, Any]) -> dict[
     import tensorflow as tf
 
     fixed = tf.io.FixedLenFeature
-    return {name: value if isinstance(raw_spec[name], fixed) else tf.sparse.from_dense(value) for name, value in dense.items()}
+    return {name: value if isinstance(raw_spec[name], fixed) else _without_padding(value) for name, value in dense.items()}
+
+
+def _padding(dtype: Any) -> Any:
+    """What stands for no value in a dense tensor. Not 0, which is a value; nothing else is left for strings but the empty one."""
+    import tensorflow as tf
+
+    return {tf.string: "", tf.float32: math.nan, tf.int64: tf.int64.min}[dtype]
+
+
+def _without_padding(dense: Any) -> Any:
+    """The SparseTensor that tf.io.parse_example gives for a dense [batch, values], padded at the end of its rows."""
+    import tensorflow as tf
+
+    padded = tf.math.is_nan(dense) if dense.dtype == tf.float32 else tf.equal(dense, _padding(dense.dtype))
+    width = tf.shape(dense, tf.int64)[1]
+    lengths = tf.reduce_max(tf.where(padded, tf.zeros([], tf.int64), tf.range(width)[tf.newaxis] + 1), axis=1)
+    places = tf.where(tf.sequence_mask(lengths, width))
+    return tf.sparse.SparseTensor(places, tf.gather_nd(dense, places), tf.shape(dense, tf.int64))
 
 
 def _write_saved_model(model: Any, transform: Any, raw_spec: Mapping[str, Any], folder: Path) -> None:
@@ -112,19 +139,24 @@ def _write_saved_model(model: Any, transform: Any, raw_spec: Mapping[str, Any], 
     archive.write_out(str(folder))
 
 
-def _write_golden(  # noqa: PLR0913
+def _write_golden(
     model: Any, transform: Any, raw_spec: Mapping[str, Any], files: list[str], folder: Path, config: Config
 ) -> None:
     import numpy as np
     import tensorflow as tf
 
     serialized = list(records(files).take(config.golden_examples).as_numpy_iterator())
+    if not serialized:
+        raise TflineError(f"export.golden_split: expected examples in split '{config.golden_split}', found none in {files[0]}")
     features = tf.io.parse_example(tf.constant(serialized), dict(raw_spec))
     answers = named_outputs(model, model(transform(dict(features)), training=False))
     with tf.io.TFRecordWriter(str(folder / "examples.tfrecord")) as writer:
         for record in serialized:
             writer.write(record)
-    dense = {name: tf.sparse.to_dense(value) if isinstance(value, tf.SparseTensor) else value for name, value in features.items()}
+    dense = {
+        name: tf.sparse.to_dense(value, _padding(value.dtype)) if isinstance(value, tf.SparseTensor) else value
+        for name, value in features.items()
+    }
     np.savez(folder / "inputs.npz", **{name: _without_objects(value.numpy()) for name, value in dense.items()})
     np.savez(folder / "outputs.npz", **{name: value.numpy() for name, value in answers.items()})
 

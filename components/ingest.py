@@ -1,32 +1,36 @@
 """Ingest: reads TFRecord, CSV or Parquet into tf.Example, split by a hash of each record.
 
-Output: `examples`, gzip TFRecord files of tf.Example under `Split-<name>/`. A record's split depends on its content alone, never on its
-place, so the same example is in the same split whatever else arrives. With `{SPAN}` in the pattern, the newest span is read.
+Output: `examples`, gzip TFRecord files of tf.Example under `Split-<name>/`. A record's split depends on its content alone,
+never on its place, so the same example is in the same split whatever else arrives. With `{SPAN}` in the pattern, the newest
+span is read.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from components.broken_files import find_broken
 from components.errors import TflineError, UsageError
 from components.isolate import run_isolated
 from components.layout import split_dir, split_names
+from components.records import write_atomically
 from components.summary import Summary
 
 DIGEST_FILE = "data-digest.txt"
-SUFFIXES = {"tfrecord": ("tfrecord", "tfrecord.gz"), "csv": ("csv",), "parquet": ("parquet",)}
+PATTERNS = {"tfrecord": "*.tfrecord*", "csv": "*.csv", "parquet": "*.parquet"}
+
+# As tfx/components/example_gen/utils.py has it: {SPAN:3} for numbers that are padded with zeros to three digits.
+_SPAN = re.compile(r"\{SPAN(?::([1-9]\d*))?\}")
 
 
 class Prepare(BaseModel):
@@ -51,7 +55,8 @@ class Config(BaseModel):
     Attributes:
         format: What the files are.
         path: Their folder; relative to the pipeline's folder, `{home}` stands for tfline's home.
-        pattern: Glob below `path`; may contain {SPAN}, as in "span-{SPAN}/*". None: every file of the format.
+        pattern: Glob below `path`; may contain {SPAN}, as in "span-{SPAN}/*", or {SPAN:3} for "span-007". None: every file of the
+            format that lies in `path` itself.
         splits: Name to share; 7, 1 and 2 put seven tenths into the first.
         prepare: Makes the data when `path` does not exist.
     """
@@ -64,40 +69,61 @@ class Config(BaseModel):
     splits: dict[str, int] = Field(default_factory=lambda: {"train": 8, "eval": 2})
     prepare: Prepare | None = None
 
+    @field_validator("pattern")
+    @classmethod
+    def _means_the_same_to_all(cls, pattern: str | None) -> str | None:
+        # TFX and Beam each have a glob of their own; they agree on these.
+        rest = _SPAN.sub("", pattern or "")
+        if "**" in rest or "{" in rest or len(_SPAN.findall(pattern or "")) > 1:
+            raise ValueError(f"expected *, ? and [...] and at most one {{SPAN}} or {{SPAN:width}}, got '{pattern}'")
+        return pattern
+
     def glob(self) -> str:
         """The pattern that TFX gets."""
-        return self.pattern or f"*.{SUFFIXES[self.format][0]}*"
+        return self.pattern or PATTERNS[self.format]
 
 
 def input_files(config: Config) -> list[Path]:
     """The files that the newest span, or the pattern, stands for; sorted.
 
     Raises:
-        UsageError: The path is missing, or nothing matches, or all that matches is empty.
+        UsageError: The path is missing, or nothing matches, or all that matches is empty, or a span is no number.
     """
     folder = Path(config.path)
     if not folder.is_dir():
         what = "a file" if folder.exists() else "nothing"
         raise UsageError(f"ingest.path: expected a folder with {config.format} files, found {what} at {folder}")
-    files = sorted(path for path in folder.glob(config.glob().replace("{SPAN}", "*")) if path.is_file())
+    found = sorted(folder.glob(_SPAN.sub("*", config.glob())))
+    if found and (span := _SPAN.search(config.glob())):
+        found = _newest_span(found, folder, span)
+    files = [path for path in found if path.is_file()]
     if not files:
         raise UsageError(f"ingest.pattern: no file in {folder} matches {config.glob()}")
-    if "{SPAN}" in config.glob():
-        files = _newest_span(files, folder, config.glob())
     if not any(path.stat().st_size for path in files):
         raise UsageError(f"ingest: every file that matches {config.glob()} in {folder} is empty")
     return files
 
 
-def _newest_span(files: Sequence[Path], folder: Path, pattern: str) -> list[Path]:
-    before, after = (re.escape(part).replace(r"\*", "[^/]*") for part in pattern.split("{SPAN}"))
+def _newest_span(paths: Sequence[Path], folder: Path, span: re.Match[str]) -> list[Path]:
+    """The paths of the greatest span, as TFX's driver would choose it; it raises for what is no number, so this does too."""
+    before, after = (_as_regex(part) for part in (span.string[: span.start()], span.string[span.end() :]))
+    number = re.compile(f"{before}({f'.{{{span[1]}}}' if span[1] else '.*'}){after}")
     spans: dict[int, list[Path]] = {}
-    for path in files:
-        if found := re.fullmatch(f"{before}(\\d+){after}", path.relative_to(folder).as_posix()):
-            spans.setdefault(int(found[1]), []).append(path)
-    if not spans:
-        raise UsageError(f"ingest.pattern: no file in {folder} has a number in the place of {{SPAN}} in {pattern}")
+    for path in paths:
+        found = number.fullmatch(path.relative_to(folder).as_posix())
+        if not found or not re.fullmatch("[0-9]+", found[1]):
+            raise UsageError(f"ingest.pattern: expected a number in the place of {span[0]} in {span.string}, found {path}")
+        if not span[1] and found[1] != str(int(found[1])):
+            width = f"{{SPAN:{len(found[1])}}}"
+            raise UsageError(f"ingest.pattern: {path} has a span with leading zeros; write {width} instead of {{SPAN}}")
+        spans.setdefault(int(found[1]), []).append(path)
     return spans[max(spans)]
+
+
+def _as_regex(glob: str) -> str:
+    wild = {"*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*|\?|\[[^]]+\])", glob)
+    return "".join(wild.get(part, part if part.startswith("[") else re.escape(part)) for part in parts)
 
 
 def prepare(config: Config, pipeline_folder: Path) -> bool:
@@ -108,18 +134,21 @@ def prepare(config: Config, pipeline_folder: Path) -> bool:
 
     Raises:
         UsageError: The data there was made by other arguments than the config's.
-        TflineError: The function failed.
+        TflineError: The function failed, or wrote no file that `ingest` would read.
 
     Side effects:
-        The folder `config.path` appears whole, by a rename.
+        The folder `config.path` appears whole, by a rename; beside it, `.<name>.prepared.json` says what made it.
     """
     if config.prepare is None:
         return False
-    target, marker = Path(config.path), Path(config.path, ".prepared.json")
+    target = Path(config.path)
+    # Beside the data, not in it: a pattern such as * would take it for data.
+    marker = target.with_name(f".{target.name}.prepared.json")
     asked = {"function": config.prepare.function, "arguments": config.prepare.arguments}
     if target.exists():
         if marker.exists() and json.loads(marker.read_text(encoding="utf-8")) != asked:
-            raise UsageError(f"ingest.prepare: the data in {target} was made by {marker.read_text()}; move it away to make it anew")
+            made = marker.read_text(encoding="utf-8")
+            raise UsageError(f"ingest.prepare: the data in {target} was made by {made}; move it away to make it anew")
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -127,22 +156,31 @@ def prepare(config: Config, pipeline_folder: Path) -> bool:
     file, function = config.prepare.function.split(":")
     arguments = {"file": str(pipeline_folder / file), "function": function, "folder": str(staging)}
     try:
-        run_isolated(
-            "components.ingest:call_user_function",
-            {**arguments, "arguments": config.prepare.arguments},
-            timeout_seconds=config.prepare.timeout_seconds,
-            log=staging / ".prepare.log",
-        )
+        with tempfile.NamedTemporaryFile(prefix="tfline-prepare-", suffix=".log") as log:
+            run_isolated(
+                "components.ingest:call_user_function",
+                {**arguments, "arguments": config.prepare.arguments},
+                timeout_seconds=config.prepare.timeout_seconds,
+                log=Path(log.name),
+            )
+        if not any(staging.glob(_SPAN.sub("*", config.glob()))):
+            raise TflineError(f"it wrote no file that matches {config.glob()}")
+        # First, so that there is never data of which nobody knows who made it.
+        write_atomically(marker, json.dumps(asked))
+        staging.rename(target)
     except TflineError as error:
-        shutil.rmtree(staging)
         raise TflineError(f"ingest.prepare: {config.prepare.function} failed: {error}") from error
-    Path(staging, ".prepared.json").write_text(json.dumps(asked), encoding="utf-8")
-    os.rename(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return True
 
 
 def call_user_function(file: str, function: str, folder: str, arguments: dict[str, Any]) -> None:
-    """Calls a function of a Python file; what `prepare` runs in a process of its own."""
+    """Calls a function of a Python file; what `prepare` runs in a process of its own.
+
+    Raises:
+        TflineError: There is no such file or function, or it raised; the message has the line in the file.
+    """
     import importlib.util
     import sys
 
@@ -152,89 +190,52 @@ def call_user_function(file: str, function: str, folder: str, arguments: dict[st
         raise UsageError(f"expected a Python file at {file}")
     module = importlib.util.module_from_spec(spec)
     sys.modules["tfline_user_data"] = module
-    spec.loader.exec_module(module)
-    getattr(module, function)(Path(folder), **arguments)
-
-
-def find_broken(files: Sequence[Path], kind: str) -> str:
-    """Reads files to the end and describes the first that cannot be read; "" when all can."""
-    for path in files:
-        try:
-            _read_through(path, kind)
-        except (OSError, EOFError, ValueError, csv.Error) as error:
-            return f"{path} is not a whole {kind} file: {str(error).splitlines()[0]}"
-    return ""
-
-
-def _read_through(path: Path, kind: str) -> None:
-    if kind == "parquet":
-        import pyarrow.parquet
-
-        for _ in pyarrow.parquet.ParquetFile(path).iter_batches():
-            pass
-    elif kind == "csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            width = len(next(rows, []))
-            for row in rows:
-                if row and len(row) != width:
-                    raise ValueError(f"line {rows.line_num} has {len(row)} values, the header {width}")
-    else:
-        _read_tfrecord(path)
-
-
-def _read_tfrecord(path: Path) -> None:
-    import tensorflow as tf
-
-    if path.suffix == ".gz":
-        with gzip.open(path) as file:
-            while file.read(1 << 20):
-                pass
-    count = 0
     try:
-        for record in tf.data.TFRecordDataset(str(path), compression_type="GZIP" if path.suffix == ".gz" else ""):
-            tf.train.Example.FromString(record.numpy())
-            count += 1
-    except tf.errors.DataLossError as error:
-        raise ValueError(f"after {count} records: {error.message}") from None
+        spec.loader.exec_module(module)
+        if not hasattr(module, function):
+            raise UsageError(f"{Path(file).name} has no function {function}")
+        getattr(module, function)(Path(folder), **arguments)
     except Exception as error:
-        raise ValueError(f"record {count} is no tf.Example: {error}") from None
+        traceback.print_exc()
+        line = next(
+            (frame.lineno for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == file), None
+        )
+        if line is None:
+            raise
+        raise TflineError(f"{Path(file).name}:{line}: {type(error).__name__}: {error}") from error
 
 
 def explain(config: Config) -> str:
     """Why reading failed, for people: Beam's error does not name the file. "" when the files are not to blame."""
-    return find_broken(input_files(config), config.format)
+    try:
+        return find_broken(input_files(config), config.format)
+    except UsageError as error:
+        return str(error)
 
 
 def component(config: Config) -> Any:
-    """The TFX component: the stock example gen of the format."""
-    from tfx.components import CsvExampleGen, ImportExampleGen
+    """The TFX component: the stock example gen, with the format's executor of `components.ingest_executor`."""
     from tfx.components.example_gen.component import FileBasedExampleGen
-    from tfx.components.example_gen.custom_executors import parquet_executor
     from tfx.dsl.components.base import executor_spec
     from tfx.proto import example_gen_pb2
 
+    from components.ingest_executor import EXECUTORS
+
     split = example_gen_pb2.SplitConfig.Split
     splits = [split(name=name, hash_buckets=share) for name, share in config.splits.items()]
-    arguments: dict[str, Any] = {
-        "input_base": config.path,
-        "input_config": example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=config.glob())]),
-        "output_config": example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=splits)),
-    }
-    if config.format == "tfrecord":
-        made = ImportExampleGen(**arguments)
-    elif config.format == "csv":
-        made = CsvExampleGen(**arguments)
-    else:
-        parquet = executor_spec.BeamExecutorSpec(parquet_executor.Executor)
-        made = FileBasedExampleGen(**arguments, custom_executor_spec=parquet)
-    return made.with_id("ingest")
+    return FileBasedExampleGen(
+        input_base=config.path,
+        input_config=example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=config.glob())]),
+        output_config=example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=splits)),
+        custom_executor_spec=executor_spec.BeamExecutorSpec(EXECUTORS[config.format]),
+    ).with_id("ingest")
 
 
 def note_data_digest(config: Config, examples: Path) -> None:
     """Writes the SHA-256 over names and contents of the input files beside the examples that were made of them.
 
-    Reading everything once more costs little beside the ingest itself, and a cached stage then knows its data without reading any.
+    Reading everything once more costs little beside the ingest itself, and a cached stage then knows its data without reading
+    any.
     """
     digest = hashlib.sha256()
     for path in input_files(config):

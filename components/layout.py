@@ -30,3 +30,11 @@ def load_statistics(artifact: Path) -> dict[str, Any]:
     import tensorflow_data_validation as tfdv
 
     return {split: tfdv.load_stats_binary(str(split_dir(artifact, split) / STATISTICS_FILE)) for split in split_names(artifact)}
+
+
+def load_schema(artifact: Path) -> Any:
+    """Reads a Schema artifact: a tensorflow_metadata Schema proto."""
+    from google.protobuf import text_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+    return text_format.Parse((artifact / SCHEMA_FILE).read_text(encoding="utf-8"), schema_pb2.Schema())

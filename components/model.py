@@ -56,7 +56,7 @@ class UserModel(BaseModel):
         model = module.build_model(inputs, self.config)
         if not getattr(model, "optimizer", None):
             raise TflineError(
-                f"{self.config.module}: build_model has to return a compiled Keras model (model.compile(optimizer=..., loss=...)), "
+                f"{self.config.module}: build_model has to return a compiled Keras model (call model.compile(...)), "
                 f"got {type(model).__name__} without an optimizer"
             )
         return model
@@ -80,7 +80,9 @@ def make_inputs(feature_spec: Mapping[str, Any], label: str) -> dict[str, Any]:
     import tf_keras as keras
 
     if label not in feature_spec:
-        raise TflineError(f"model.label: expected a transformed feature, got '{label}'; there are: {', '.join(sorted(feature_spec))}")
+        raise TflineError(
+            f"model.label: expected a transformed feature, got '{label}'; there are: {', '.join(sorted(feature_spec))}"
+        )
     inputs = {}
     for name, feature in sorted(feature_spec.items()):
         if name == label:

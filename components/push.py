@@ -1,8 +1,8 @@
 """Push: puts a model that passed every gate into the version store, and its TFLite file beside it under the same number.
 
-Inputs: model, tflite, and the reports of the gates (validation, evaluation, quantization), champion. Output: `pushed`, pushed.json.
-A gate's refusal in any report stops it, whoever runs it. The same model is never pushed twice: when its digest is in the store, its
-version is the result and nothing is written. What a server sees appears by one rename (serving/store.py).
+Inputs: model, tflite, and the reports of the gates (validation, evaluation, quantization), champion. Output: `pushed`,
+pushed.json. A gate's refusal in any report stops it, whoever runs it. The same model is never pushed twice: when its digest is
+in the store, its version is the result and nothing is written. What a server sees appears by one rename (serving/store.py).
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Config(BaseModel):
 def resolve(inputs: Mapping[str, Path], config: Config) -> dict[str, Any]:
     """The version under which the model stands in the store, or the next one, before the cache is looked up.
 
-    A model that was pushed and is still there so finds its push in the cache; one that was removed from the store is pushed again.
+    A model that was pushed and is still there so finds its push in the cache; one that was removed from the store is pushed
+    again.
     """
     store = VersionStore(Path(config.store), config.model)
     found = store.find(tree_digest(inputs["model"] / SERVING_DIR))
@@ -91,6 +92,7 @@ def push(inputs: Mapping[str, Path], config: Config, run_id: str) -> Pushed:
         digest=done.model.digest,
         new=done.new,
         tflite_path=str(done.tflite.path / "model.tflite") if done.tflite else "",
+        tflite_differs=done.tflite_differs,
     )
 
 

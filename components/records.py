@@ -4,20 +4,21 @@
     stages/<stage>.json  one a stage: StageRecord
     logs/<stage>.log     what the stage printed
 
-The runner writes it; `tfline runs`, `tfline show` and the tracking read it. It is the truth about a run: MLflow gets a copy, so that
-a tracking server that is down loses nothing. Every file appears by an atomic rename.
+The runner writes it; `tfline runs`, `tfline show` and the tracking read it. It is the truth about a run: MLflow gets a copy, so
+that a tracking server that is down loses nothing. Every file appears by an atomic rename.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.errors import TflineError
 from components.summary import Refusal, Summary
 
 StageState = Literal["pending", "running", "complete", "cached", "skipped", "refused", "failed", "interrupted"]
@@ -39,7 +40,7 @@ class StageRecord(BaseModel):
         spec_digest: SHA-256 of all that the stage was asked to do (its node in the compiled pipeline).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     stage: str
     state: StageState = "pending"
@@ -56,7 +57,12 @@ class StageRecord(BaseModel):
 
 
 class Pushed(BaseModel):
-    """The version that a run ended with. `new` is False when the same model was in the store already."""
+    """The version that a run ended with.
+
+    Attributes:
+        new: False when the same model was in the store already.
+        tflite_differs: The run made another TFLite file than the one that this version has; versions never change, so it stays.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,6 +72,7 @@ class Pushed(BaseModel):
     digest: str
     new: bool
     tflite_path: str = ""
+    tflite_differs: bool = False
 
 
 class RunRecord(BaseModel):
@@ -79,7 +86,7 @@ class RunRecord(BaseModel):
         error: One message, when `state` is "failed".
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     run_id: str
     pipeline: str
@@ -149,13 +156,24 @@ class Journal:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader sees the old content or the new, never a part. Makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
+    # Not mkstemp: what it makes only its owner may read, and a server or another container may run as somebody else.
+    staging = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with staging.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
 
 
 def _read(path: Path, kind: type[_Record]) -> _Record:
-    return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        what = str(error).splitlines()[0]
+        raise TflineError(
+            f"{path}: expected a {kind.__name__} as this version of tfline writes it: {what}; move its run's folder away"
+        ) from error

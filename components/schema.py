@@ -1,7 +1,7 @@
 """Schema: what the data has to look like: the curated schema of the pipeline's folder, or one inferred from the training data.
 
-Input: statistics. Output: `schema`, schema.pbtxt. The curated text travels in the configuration, so a changed line is a changed cache
-key and nothing is read from a folder that a cluster would not have.
+Input: statistics. Output: `schema`, schema.pbtxt. The curated text travels in the configuration, so a changed line is a changed
+cache key and nothing is read from a folder that a cluster would not have.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ def make_schema(statistics: Path, schema_dir: Path, config: Config) -> None:
         TflineError: There are no statistics of the split.
     """
     import tensorflow_data_validation as tfdv
-
     from google.protobuf import text_format
 
     if config.curated:

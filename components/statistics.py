@@ -27,7 +27,7 @@ def summarise(outputs: Mapping[str, Sequence[str]]) -> Summary:
     rows = []
     for split, stats in splits.items():
         for feature in stats.datasets[0].features:
-            common = (feature.num_stats if feature.HasField("num_stats") else feature.string_stats).common_stats
+            common = getattr(feature, feature.WhichOneof("stats")).common_stats
             name = feature.name or "/".join(feature.path.step)
             total = common.num_non_missing + common.num_missing
             present = float(common.num_non_missing) / total if total else 0.0
@@ -35,7 +35,7 @@ def summarise(outputs: Mapping[str, Sequence[str]]) -> Summary:
     features = len({row[1] for row in rows})
     shares = ", ".join(f"{split} {count}" for split, count in sorted(counts.items(), key=lambda item: -item[1]))
     return Summary(
-        headline=f"{sum(counts.values()):,} examples, {features} features ({shares})"[:60],
+        headline=f"{sum(counts.values()):,} examples, {features} features ({shares})"[:50],
         metrics={f"{split}_examples": float(count) for split, count in counts.items()},
         tables={"features": Table(columns=("split", "feature", "type", "present", "values"), rows=tuple(rows))},
     )

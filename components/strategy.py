@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
+from components.errors import UsageError
+
 StrategyName = Literal["none", "one_device", "mirrored"]
 
 
@@ -17,7 +19,7 @@ def make_strategy(name: StrategyName, replicas: int | None = None) -> Any:
         replicas: For "mirrored"; None means every GPU, or two CPU devices.
 
     Raises:
-        ValueError: More replicas than there are GPUs.
+        UsageError: More replicas than there are GPUs.
 
     Side effects:
         For "mirrored" without GPUs, splits the CPU into logical devices for the rest of the process.
@@ -31,7 +33,7 @@ def make_strategy(name: StrategyName, replicas: int | None = None) -> Any:
         return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
     if gpus:
         if replicas is not None and replicas > len(gpus):
-            raise ValueError(f"train.replicas: expected at most {len(gpus)}, the number of GPUs here, got {replicas}")
+            raise UsageError(f"train.replicas: expected at most {len(gpus)}, the number of GPUs here, got {replicas}")
         return tf.distribute.MirroredStrategy([f"/gpu:{index}" for index in range(replicas or len(gpus))])
     count = replicas or 2
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -41,7 +43,7 @@ def make_strategy(name: StrategyName, replicas: int | None = None) -> Any:
 
 def scope(strategy: Any) -> AbstractContextManager[Any]:
     """The scope in which a model is built and compiled; nothing special for None."""
-    return nullcontext() if strategy is None else strategy.scope()  # type: ignore[no-any-return]
+    return nullcontext() if strategy is None else strategy.scope()
 
 
 def replicas_of(strategy: Any) -> int:

@@ -22,7 +22,7 @@ SUMMARY_FILE = "summary.json"
 class Table(BaseModel):
     """A small table of results, rows in reading order; cells are str, int, float, bool or None."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -55,7 +55,8 @@ class Summary(BaseModel):
         refusal: Set when the stage is a gate and it refused; whatever depends on the stage must not run.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A loss may well be NaN; JSON as pydantic writes it by default would read back as nothing.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     headline: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)

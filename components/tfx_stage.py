@@ -1,8 +1,9 @@
 """The thin TFX component under every stage of ours: one adapter, so that stage modules are plain functions on folders.
 
-A stage module declares `INPUTS` and `OUTPUTS` (key to artifact type), a `Config`, and `run(inputs, outputs, config, ...)`; it never
-imports TFX. What `run` returns, if anything, are integer properties for its output artifacts, by output key. `make_component` turns the declaration into a TFX component whose executor calls `run`. What a stage gets beside its
-folders is all in its execution properties, so it is all in TFX's cache key, and a stage runs the same under the Kubeflow entrypoint:
+A stage module declares `INPUTS` and `OUTPUTS` (key to artifact type), a `Config`, and `run(inputs, outputs, config, ...)`; it
+never imports TFX. What `run` returns, if anything, are integer properties for its output artifacts, by output key.
+`make_component` turns the declaration into a TFX component whose executor calls `run`. What a stage gets beside its folders is
+all in its execution properties, so it is all in TFX's cache key, and a stage runs the same under the Kubeflow entrypoint:
 
     stage        name of the module under `components`
     config       its Config as JSON, validated again by that class
@@ -12,8 +13,8 @@ folders is all in its execution properties, so it is all in TFX's cache key, and
 
 A gate names in `REPORT` the output that carries its report; its summary is written there, refusal included.
 
-`resolve` runs in a driver, before the cache is looked up. Kubeflow has no such drivers: there `resolved` is empty when the executor
-starts, and it resolves for itself.
+`resolve` runs in a driver, before the cache is looked up. Kubeflow has no such drivers: there `resolved` is empty when the
+executor starts, and it resolves for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tfx.types import component_spec
 
 from components.artifacts import artifact_type
 from components.code import stage_digest
+from components.errors import GateRefused
 from components.model import UserModel
 from components.records import write_atomically
 from components.summary import SUMMARY_FILE
@@ -44,17 +46,16 @@ from components.summary import SUMMARY_FILE
 class StageExecutor(base_executor.BaseExecutor):
     """Calls a stage module's `run`."""
 
-    def Do(  # noqa: N802 - TFX's name
-        self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: dict[str, Any]
-    ) -> None:
+    def Do(self, input_dict: dict[str, list[Any]], output_dict: dict[str, list[Any]], exec_properties: dict[str, Any]) -> None:
         """Runs the stage named by the execution property `stage`; see the module's description."""
         module = importlib.import_module(f"components.{exec_properties['stage']}")
         config = module.Config.model_validate_json(exec_properties["config"])
         inputs, outputs = _folders(input_dict), _folders(output_dict)
-        offered = {
+        run_id = (self._context.pipeline_run_id if self._context else None) or ""
+        offered: dict[str, Callable[[], Any]] = {
             "user_model": lambda: UserModel.model_validate_json(exec_properties["user_model"]),
             "resolved": lambda: json.loads(exec_properties.get("resolved") or "null") or module.resolve(inputs, config),
-            "run_id": lambda: (self._context.pipeline_run_id if self._context else None) or "",
+            "run_id": lambda: run_id,
         }
         asked = inspect.signature(module.run).parameters
         found = module.run(inputs, outputs, config, **{name: make() for name, make in offered.items() if name in asked})
@@ -62,6 +63,9 @@ class StageExecutor(base_executor.BaseExecutor):
         if report := getattr(module, "REPORT", None):
             summary = module.summarise({key: [str(folder)] for key, folder in outputs.items()})
             write_atomically(outputs[report] / SUMMARY_FILE, summary.model_dump_json(indent=1))
+            if summary.refusal and not run_id:
+                # Our runner looks at the summary and stops; on Kubeflow nobody does, so there the task has to fail.
+                raise GateRefused(f"{summary.refusal.gate} gate: {'; '.join(summary.refusal.reasons)}")
         for key, properties in (found or {}).items():
             for name, value in properties.items():
                 output_dict[key][0].set_int_custom_property(name, value)
@@ -135,7 +139,9 @@ def _folders(artifacts: Mapping[str, Any]) -> dict[str, Path]:
 
 def _carry_split_names(input_dict: Mapping[str, Any], output_dict: Mapping[str, Any]) -> None:
     """TFX's artifacts that consist of splits name them in a property; ours have the splits of what they were made from."""
-    names = [found[0].split_names for found in input_dict.values() if found[0].PROPERTIES and "split_names" in found[0].PROPERTIES]
+    names = [
+        found[0].split_names for found in input_dict.values() if found[0].PROPERTIES and "split_names" in found[0].PROPERTIES
+    ]
     for made in output_dict.values():
         if names and made[0].PROPERTIES and "split_names" in made[0].PROPERTIES:
             made[0].split_names = names[0]

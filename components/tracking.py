@@ -183,7 +183,7 @@ def _write(client: object, home: Path, run_id: str, address: str) -> tuple[int, 
             # Read under the lock: another process may just have written this run.
             try:
                 ledger, records = Ledger(journal.run_dir(run_id), address), snapshot(journal, run_id)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, TflineError) as error:
                 raise TflineError(f"its records cannot be read: {' '.join(str(error).split())[:300]}") from error
             return copy_run(client, records, ledger, artifact_location(home))
     except filelock.Timeout:
@@ -193,7 +193,7 @@ def _write(client: object, home: Path, run_id: str, address: str) -> tuple[int, 
 def _is_behind(journal: Journal, run_id: str, address: str) -> bool:
     try:
         return Ledger(journal.run_dir(run_id), address).note.digest != snapshot(journal, run_id).digest
-    except (OSError, ValueError):
+    except (OSError, ValueError, TflineError):
         # What cannot be read is no reason to stop here: the writing will say what is wrong with it.
         return True
 
@@ -201,7 +201,7 @@ def _is_behind(journal: Journal, run_id: str, address: str) -> bool:
 def _has_ended(journal: Journal, run_id: str) -> bool:
     try:
         return effective_run(journal, run_id).state != "running"
-    except (OSError, ValueError):
+    except (OSError, ValueError, TflineError):
         # The run's folder was removed or broken: there is nothing to follow.
         return True
 

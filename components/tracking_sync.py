@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 from pydantic import BaseModel, Field
 
+from components.errors import TflineError
 from components.records import Journal, RunRecord, StageRecord, write_atomically
 
 
@@ -107,7 +108,7 @@ def run_ids(journal: Journal) -> list[str]:
     for path in journal.root.glob("*/run.json"):
         try:
             starts[path.parent.name] = journal.run(path.parent.name).started
-        except (OSError, ValueError):
+        except (OSError, ValueError, TflineError):
             starts[path.parent.name] = 0.0
     return sorted(starts, key=lambda name: (starts[name], name))
 

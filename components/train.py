@@ -3,13 +3,13 @@
 Inputs: transformed examples and the transform graph. Output, a folder (`ModelRun`):
 
     best.weights.h5   weights of the best epoch by the monitored value (tf_keras format)
-    history.csv       one row an epoch; a resumed training appends to it
+    history.csv       one row an epoch, over all resumes
     report.json       TrainReport
     tensorboard/      TensorBoard logs
-    backup/           tf_keras BackupAndRestore, while training is under way
+    backup/, best-*   what a resume needs; only while training is under way
 
-A training that was stopped, by a kill or by an exception, goes on from its last finished epoch when it is started again on the same
-folder, and stops early where an unbroken one would have. The order of the examples after a resume is another one than in an
+A training that was stopped, by a kill or by an exception, goes on from its last finished epoch when it is started again on the
+same folder, and stops early where an unbroken one would have. The order of the examples after a resume is another one than in an
 unbroken training: tf.data starts its shuffle anew.
 """
 
@@ -19,16 +19,14 @@ import csv
 import hashlib
 import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.errors import TflineError
+from components.early_stopping import EarlyStopping
 from components.examples import batches, split_files
 from components.model import UserModel, make_inputs
 from components.records import write_atomically
@@ -38,18 +36,9 @@ from components.summary import Summary
 INPUTS: Mapping[str, str] = {"examples": "Examples", "transform_graph": "TransformGraph"}
 OUTPUTS: Mapping[str, str] = {"model_run": "ModelRun"}
 
+BEST_WEIGHTS, HISTORY, BACKUP, REPORT_FILE = "best.weights.h5", "history.csv", "backup", "report.json"
+
 progress = logging.getLogger("tfline.progress")
-
-
-class EarlyStopping(BaseModel):
-    """When to stop before the last epoch: after `patience` epochs without the monitored value getting better."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    monitor: str = "val_loss"
-    mode: Literal["min", "max"] = "min"
-    patience: int = Field(default=5, ge=1)
-    min_delta: float = Field(default=0.0, ge=0.0)
 
 
 class Config(BaseModel):
@@ -82,7 +71,7 @@ class Config(BaseModel):
 class TrainReport(BaseModel):
     """What the training came to. `curves` has one value an epoch for each metric, resumed epochs included."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     epochs: int
     best_epoch: int
@@ -106,7 +95,7 @@ def train(examples: Path, transform_graph: Path, run_dir: Path, config: Config, 
         user_model: What to train.
 
     Raises:
-        TflineError: The model is not compiled, a monitored value does not exist, or the loss became NaN or infinite.
+        TflineError: The model is not compiled, a monitored value does not exist, or it or the loss became NaN or infinite.
 
     Side effects:
         Seeds Python, NumPy and TensorFlow; with "mirrored" splits the CPU into logical devices.
@@ -114,29 +103,41 @@ def train(examples: Path, transform_graph: Path, run_dir: Path, config: Config, 
     import tensorflow_transform as tft
     import tf_keras as keras
 
+    from components.train_callbacks import Backup, Watch
+
     started = time.monotonic()
+    finished = _take_up(run_dir, config, user_model)
+    if finished:
+        return finished
     strategy = make_strategy(config.strategy, config.replicas)
     keras.utils.set_random_seed(config.seed)
     spec = tft.TFTransformOutput(str(transform_graph)).transformed_feature_spec()
     label, size = user_model.config.label, config.batch_size
     with scope(strategy):
         model = user_model.build(make_inputs(spec, label))
-    _discard_foreign_backup(run_dir, config, user_model)
-    earlier = read_history(run_dir / "history.csv")
+    earlier = _rewind(run_dir)
+    watched = _watched(config)
     training, validation = (split_files(examples, split) for split in (config.train_split, config.validation_split))
-    shuffle = {"shuffle_buffer": config.shuffle_buffer, "seed": config.seed}
-    model.fit(
-        batches(training, spec, label=label, batch_size=size, **shuffle),
-        validation_data=batches(validation, spec, label=label, batch_size=size),
-        epochs=config.epochs,
-        callbacks=_callbacks(run_dir, config, earlier),
-        verbose=0,
-    )
-    curves = read_history(run_dir / "history.csv")
+    if not _is_over(earlier, config):
+        seen, stops = earlier.get(watched.monitor, ()), config.early_stopping is not None
+        model.fit(
+            batches(training, spec, label=label, batch_size=size, shuffle_buffer=config.shuffle_buffer, seed=config.seed),
+            validation_data=batches(validation, spec, label=label, batch_size=size),
+            epochs=config.epochs,
+            callbacks=[
+                Watch(run_dir, epochs=config.epochs, watched=watched, stops=stops, values=seen),
+                keras.callbacks.CSVLogger(str(run_dir / HISTORY), append=True),
+                keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False),
+                # Last, so that a backup stands for an epoch that every other callback has finished with.
+                Backup(run_dir / BACKUP),
+            ],
+            verbose=0,
+        )
+    curves = read_history(run_dir / HISTORY)
     epochs = len(curves["loss"])
     report = TrainReport(
         epochs=epochs,
-        best_epoch=_best_epoch(curves, config),
+        best_epoch=watched.best(curves[watched.monitor]),
         resumed_at_epoch=len(earlier.get("loss", ())),
         stopped_early=epochs < config.epochs,
         parameters=int(model.count_params()),
@@ -145,87 +146,72 @@ def train(examples: Path, transform_graph: Path, run_dir: Path, config: Config, 
         seconds=time.monotonic() - started,
         curves=curves,
     )
-    write_atomically(run_dir / "report.json", report.model_dump_json(indent=1))
+    _finish(run_dir, report)
     return report
 
 
 def read_history(path: Path) -> dict[str, tuple[float, ...]]:
-    """Reads history.csv: metric to one value an epoch. An epoch written twice, before and after a resume, counts once."""
+    """Reads history.csv: metric to one value an epoch; {} when there is no such file."""
     if not path.exists():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
-        rows = {int(row["epoch"]): row for row in csv.DictReader(file) if row.get("loss")}
-    names = [name for name in next(iter(rows.values()), {}) if name != "epoch"]
-    return {name: tuple(float(rows[epoch][name]) for epoch in sorted(rows)) for name in names}
+        rows = list(csv.DictReader(file))
+    return {name: tuple(float(row[name]) for row in rows) for name in (rows[0] if rows else ()) if name != "epoch"}
 
 
-def _monitor(config: Config) -> EarlyStopping:
+def _watched(config: Config) -> EarlyStopping:
     return config.early_stopping or EarlyStopping()
 
 
-def _best_epoch(curves: Mapping[str, Sequence[float]], config: Config) -> int:
-    values = curves[_monitor(config).monitor]
-    pick = min if _monitor(config).mode == "min" else max
-    return values.index(pick(values))
+def _is_over(curves: Mapping[str, Sequence[float]], config: Config) -> bool:
+    """Whether the epochs so far are all there will be: a training may have been killed between its last epoch and its report."""
+    stopping, epochs = config.early_stopping, len(curves.get("loss", ()))
+    return epochs >= config.epochs or bool(epochs and stopping and stopping.waited(curves[stopping.monitor]) >= stopping.patience)
 
 
-def _discard_foreign_backup(run_dir: Path, config: Config, user_model: UserModel) -> None:
-    """A backup fits only the model and settings it was made with; of others, training starts over and says so."""
+def _take_up(run_dir: Path, config: Config, user_model: UserModel) -> TrainReport | None:
+    """Looks at what an earlier training left: the report of a finished one is returned, that of another model is discarded."""
     identity = hashlib.sha256((config.model_dump_json() + user_model.model_dump_json()).encode()).hexdigest()
-    marker = run_dir / "identity"
+    marker, report = run_dir / "identity", run_dir / REPORT_FILE
     if marker.exists() and marker.read_text(encoding="utf-8") != identity:
         progress.info("the model or its settings changed since the checkpoint was made: training starts over")
-        for path in run_dir.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    run_dir.mkdir(parents=True, exist_ok=True)
+        _clear(run_dir)
     write_atomically(marker, identity)
+    return TrainReport.model_validate_json(report.read_text(encoding="utf-8")) if report.exists() else None
 
 
-def _callbacks(run_dir: Path, config: Config, earlier: Mapping[str, Sequence[float]]) -> list[Any]:
-    import tf_keras as keras
+def _rewind(run_dir: Path) -> dict[str, tuple[float, ...]]:
+    """Takes history.csv back to the epoch that the backup stands for; what a killed training did after it is done again."""
+    from components.train_callbacks import epochs_in
 
-    watched = _monitor(config)
-    seen = list(earlier.get(watched.monitor, ()))
-    pick = min if watched.mode == "min" else max
+    history, epochs = run_dir / HISTORY, epochs_in(run_dir / BACKUP)
+    lines = history.read_text(encoding="utf-8").splitlines(keepends=True) if epochs and history.exists() else []
+    if len(lines) > epochs:
+        write_atomically(history, "".join(lines[: epochs + 1]))
+    else:
+        # No backup, or one without its history: there is nothing to go on from.
+        shutil.rmtree(run_dir / BACKUP, ignore_errors=True)
+        history.unlink(missing_ok=True)
+    return read_history(history)
 
-    class Progress(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
-        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            logs = logs or {}
-            if watched.monitor not in logs:
-                known = ", ".join(sorted(logs))
-                raise TflineError(f"train.early_stopping.monitor: expected one of {known}, got '{watched.monitor}'")
-            if not math.isfinite(logs["loss"]):
-                raise TflineError(f"the training loss became {logs['loss']} in epoch {epoch + 1}; try a lower learning rate")
-            progress.info("epoch %d/%d  %s %.4f", epoch + 1, config.epochs, watched.monitor, logs[watched.monitor])
 
-    class ResumedEarlyStopping(keras.callbacks.EarlyStopping):  # type: ignore[misc, unused-ignore]
-        """Knows the epochs before a resume, so that patience counts as in an unbroken training."""
+def _finish(run_dir: Path, report: TrainReport) -> None:
+    """Writes the results in such an order that a kill at any point leaves a training that can be taken up."""
+    from components.train_callbacks import best_weights
 
-        def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-            super().on_train_begin(logs)
-            for value in seen:
-                self.wait += 1
-                if self._is_improvement(value, self.best):
-                    self.best, self.wait = value, 0
+    best = best_weights(run_dir, report.best_epoch)
+    draft = run_dir / "draft.weights.h5"
+    shutil.copyfile(best, draft)
+    draft.replace(run_dir / BEST_WEIGHTS)
+    write_atomically(run_dir / REPORT_FILE, report.model_dump_json(indent=1))
+    shutil.rmtree(run_dir / BACKUP, ignore_errors=True)
+    for path in run_dir.glob(best_weights(run_dir, None).name):
+        path.unlink()
 
-    callbacks = [
-        Progress(),
-        keras.callbacks.CSVLogger(str(run_dir / "history.csv"), append=True),
-        keras.callbacks.ModelCheckpoint(
-            str(run_dir / "best.weights.h5"),
-            monitor=watched.monitor,
-            mode=watched.mode,
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=pick(seen) if seen else None,
-        ),
-        keras.callbacks.TensorBoard(str(run_dir / "tensorboard"), write_graph=False),
-    ]
-    if config.early_stopping is not None:
-        stopping = ResumedEarlyStopping(watched.monitor, watched.min_delta, watched.patience, mode=watched.mode)
-        callbacks.append(stopping)
-    # Last, so that a checkpoint stands for an epoch that every other callback has finished with.
-    return [*callbacks, keras.callbacks.BackupAndRestore(str(run_dir / "backup"))]
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config, user_model: UserModel) -> None:
@@ -235,13 +221,13 @@ def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config,
 
 def summarise(outputs: Mapping[str, Sequence[str]]) -> Summary:
     """Epochs, curves and the best epoch's values, from report.json."""
-    report = TrainReport.model_validate(json.loads(Path(outputs["model_run"][0], "report.json").read_text(encoding="utf-8")))
+    report = TrainReport.model_validate(json.loads(Path(outputs["model_run"][0], REPORT_FILE).read_text(encoding="utf-8")))
     best = {name: values[report.best_epoch] for name, values in report.curves.items()}
     key = "val_accuracy" if "val_accuracy" in best else "val_loss" if "val_loss" in best else "loss"
     return Summary(
         headline=f"{report.epochs} epochs, {key} {best[key]:.4f}",
         metrics={
-            **best,
+            **{f"best_{name}": value for name, value in best.items()},
             "epochs": report.epochs,
             "best_epoch": report.best_epoch,
             "parameters": report.parameters,

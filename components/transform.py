@@ -1,7 +1,7 @@
 """Transform: the user's `preprocessing_fn`, analysed over the training split and applied to all of them by TensorFlow Transform.
 
-Inputs: raw examples, schema. Outputs: `transform_graph`, which the export carries into serving, and `transformed_examples`. A module
-without `preprocessing_fn` has its features passed on as they are.
+Inputs: raw examples, schema. Outputs: `transform_graph`, which the export carries into serving, and `transformed_examples`. A
+module without `preprocessing_fn` has its features passed on as they are.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ INPUTS: Mapping[str, str] = {"statistics": "ExampleStatistics", "schema": "Schem
 OUTPUTS: Mapping[str, str] = {"anomalies": "ExampleAnomalies"}
 REPORT = "anomalies"
 
+WHOLE_SPLIT = "(the whole split)"
+"""Stands in the place of a feature for what no single one is to blame for."""
+
 
 class Config(BaseModel):
     """What to let through.
@@ -79,16 +82,26 @@ def validate_data(statistics: Path, schema_dir: Path, anomalies_dir: Path, confi
         folder = split_dir(anomalies_dir, split)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "SchemaDiff.pb").write_bytes(anomalies.SerializeToString())
+        if not stats.datasets[0].num_examples:
+            found.append(_no_examples(split, config))
         found.extend(_anomalies(anomalies, split, config))
     report = Report(anomalies=tuple(found))
     write_atomically(anomalies_dir / "report.json", report.model_dump_json(indent=1))
     return report
 
 
+def _no_examples(split: str, config: Config) -> Anomaly:
+    """What TFDV passes over: it finds nothing wrong with values that are not there."""
+    rule, values = "Split empty (no examples)", "expected at least one example, found none"
+    return Anomaly(
+        split=split, feature=WHOLE_SPLIT, rule=rule, values=values, severity="error", blocks=config.block_on != "never"
+    )
+
+
 def _anomalies(anomalies: Any, split: str, config: Config) -> list[Anomaly]:
     severities = {1: "warning", 2: "error"}
     if anomalies.HasField("dataset_anomaly_info"):
-        infos = {"(the whole split)": anomalies.dataset_anomaly_info, **anomalies.anomaly_info}
+        infos = {WHOLE_SPLIT: anomalies.dataset_anomaly_info, **anomalies.anomaly_info}
     else:
         infos = dict(anomalies.anomaly_info)
     found = []
@@ -100,7 +113,7 @@ def _anomalies(anomalies: Any, split: str, config: Config) -> list[Anomaly]:
         for reason in info.reason:
             kind = info.Type.Name(reason.type).lower().replace("_", " ")
             rule = f"{reason.short_description or kind} ({kind})"
-            values = {"values": reason.description, "severity": severity, "blocks": blocks}
+            values = {"values": reason.description.strip(), "severity": severity, "blocks": blocks}
             found.append(Anomaly(split=split, feature=feature, rule=rule, **values))
     return found
 
