@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from components.broken_files import find_broken
+from components.code import stage_digest
 from components.errors import TflineError, UsageError
 from components.isolate import run_isolated
 from components.layout import split_dir, split_names
@@ -205,44 +205,40 @@ def call_user_function(file: str, function: str, folder: str, arguments: dict[st
         raise TflineError(f"{Path(file).name}:{line}: {type(error).__name__}: {error}") from error
 
 
-def explain(config: Config) -> str:
-    """Why reading failed, for people: Beam's error does not name the file. "" when the files are not to blame."""
-    try:
-        return find_broken(input_files(config), config.format)
-    except UsageError as error:
-        return str(error)
-
-
 def component(config: Config) -> Any:
     """The TFX component: the stock example gen, with the format's executor of `components.ingest_executor`."""
+    from google.protobuf import wrappers_pb2
     from tfx.components.example_gen.component import FileBasedExampleGen
     from tfx.dsl.components.base import executor_spec
     from tfx.proto import example_gen_pb2
 
     from components.ingest_executor import EXECUTORS
 
+    # The executors have no use for it; it is here for the cache key, which knows an executor by its name alone.
+    code = example_gen_pb2.CustomConfig()
+    code.custom_config.Pack(wrappers_pb2.StringValue(value=stage_digest("components.ingest")))
     split = example_gen_pb2.SplitConfig.Split
     splits = [split(name=name, hash_buckets=share) for name, share in config.splits.items()]
     return FileBasedExampleGen(
         input_base=config.path,
         input_config=example_gen_pb2.Input(splits=[example_gen_pb2.Input.Split(name="all", pattern=config.glob())]),
         output_config=example_gen_pb2.Output(split_config=example_gen_pb2.SplitConfig(splits=splits)),
+        custom_config=code,
         custom_executor_spec=executor_spec.BeamExecutorSpec(EXECUTORS[config.format]),
     ).with_id("ingest")
 
 
-def note_data_digest(config: Config, examples: Path) -> None:
-    """Writes the SHA-256 over names and contents of the input files beside the examples that were made of them.
+def data_digest(files: Sequence[Path]) -> str:
+    """SHA-256 (hex) over names and contents of files.
 
-    Reading everything once more costs little beside the ingest itself, and a cached stage then knows its data without reading
-    any.
+    Reading everything once more costs little beside the ingest, and whatever is made of the examples later knows its data.
     """
     digest = hashlib.sha256()
-    for path in input_files(config):
+    for path in files:
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    (examples / DIGEST_FILE).write_text(digest.hexdigest(), encoding="utf-8")
+    return digest.hexdigest()
 
 
 def summarise(outputs: Mapping[str, Sequence[str]]) -> Summary:

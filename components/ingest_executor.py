@@ -21,11 +21,13 @@ from tfx.utils import proto_utils
 from components.broken_files import find_broken, find_unnoticed
 from components.errors import TflineError
 from components.examples import has_records, split_files
+from components.ingest import DIGEST_FILE, data_digest
 from components.layout import split_names
 from components.parquet_rows import row_to_example
+from components.records import write_atomically
 
 
-class _Telling(BaseExampleGenExecutor):  # type: ignore[misc, unused-ignore]
+class _Telling(BaseExampleGenExecutor):
     """What the three have in common; `kind` is the format as the configuration calls it."""
 
     kind = ""
@@ -45,16 +47,18 @@ class _Telling(BaseExampleGenExecutor):  # type: ignore[misc, unused-ignore]
             if reason := find_broken(files, self.kind):
                 raise TflineError(reason) from error
             raise
-        _refuse_empty_splits(Path(output_dict[standard_component_specs.EXAMPLES_KEY][0].uri), files)
+        examples = Path(output_dict[standard_component_specs.EXAMPLES_KEY][0].uri)
+        _refuse_empty_splits(examples, files)
+        write_atomically(examples / DIGEST_FILE, data_digest(files))
 
 
-class TFRecordExecutor(_Telling, import_executor.Executor):  # type: ignore[misc, unused-ignore]
+class TFRecordExecutor(_Telling, import_executor.Executor):
     """TFRecord files of tf.Example."""
 
     kind = "tfrecord"
 
 
-class CsvExecutor(_Telling, csv_executor.Executor):  # type: ignore[misc, unused-ignore]
+class CsvExecutor(_Telling, csv_executor.Executor):
     """CSV files with a header."""
 
     kind = "csv"

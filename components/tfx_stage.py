@@ -71,7 +71,7 @@ class StageExecutor(base_executor.BaseExecutor):
                 output_dict[key][0].set_int_custom_property(name, value)
 
 
-class StageDriver(base_driver.BaseDriver, portable_driver.BaseDriver):  # type: ignore[misc, unused-ignore]
+class StageDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
     """Calls a stage module's `resolve` before the cache is looked up, and puts what it found into the cache key."""
 
     def __init__(self, metadata_handle: Any) -> None:

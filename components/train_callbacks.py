@@ -16,7 +16,7 @@ from components.errors import TflineError
 progress = logging.getLogger("tfline.progress")
 
 
-class Watch(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
+class Watch(keras.callbacks.Callback):
     """Tells progress, keeps the weights of the best epoch, and stops early. Comes before `Backup`.
 
     The weights are in `best-<epoch>.weights.h5`, epochs counted from 0. An older best goes only when the next epoch begins: by
@@ -62,7 +62,7 @@ class Watch(keras.callbacks.Callback):  # type: ignore[misc, unused-ignore]
         progress.info("epoch %d/%d  %s %.4f", epoch + 1, self._epochs, monitor, logs[monitor])
 
 
-class Backup(keras.callbacks.BackupAndRestore):  # type: ignore[misc, unused-ignore]
+class Backup(keras.callbacks.BackupAndRestore):
     """Keras's backup after every epoch; it stays when the training ends, since the report is still to be written."""
 
     def __init__(self, folder: Path) -> None:

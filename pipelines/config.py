@@ -126,6 +126,8 @@ def curated_schema(folder: Path, config: PipelineConfig) -> str:
     if file.is_file():
         text = file.read_text(encoding="utf-8")
         parse(text, str(file))
+        if not text.strip():
+            raise UsageError(f"{file}: expected a schema, got an empty file; remove it to have one inferred")
         return text
     if "schema_file" in config.model_fields_set:
         raise UsageError(

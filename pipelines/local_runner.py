@@ -21,7 +21,6 @@ from typing import Any, Protocol
 from tfx.dsl.compiler import constants
 from tfx.orchestration.portable import partial_run_utils, runtime_parameter_utils, tfx_runner
 
-from components.ingest import Config as IngestConfig
 from components.records import Journal, StageRecord
 from pipelines.node_process import Outcome, run_node, take_snapshot
 
@@ -56,7 +55,7 @@ class Result:
     exit_code: int = 0
 
 
-class LocalRunner(tfx_runner.IrBasedRunner):  # type: ignore[misc, unused-ignore]
+class LocalRunner(tfx_runner.IrBasedRunner):
     """Runs a compiled pipeline on this machine."""
 
     def __init__(
@@ -65,7 +64,6 @@ class LocalRunner(tfx_runner.IrBasedRunner):  # type: ignore[misc, unused-ignore
         run_id: str,
         journal: Journal,
         view: View,
-        ingest: IngestConfig,
         parallel: int,
         code_digests: Mapping[str, str],
         resume: bool = False,
@@ -74,7 +72,6 @@ class LocalRunner(tfx_runner.IrBasedRunner):  # type: ignore[misc, unused-ignore
         self._run_id = run_id
         self._journal = journal
         self._view = view
-        self._ingest = ingest
         self._parallel = parallel
         self._code_digests = code_digests
         self._resume = resume
@@ -151,7 +148,7 @@ class LocalRunner(tfx_runner.IrBasedRunner):  # type: ignore[misc, unused-ignore
 
     def _start(self, name: str, node: Any, pipeline: Any) -> Running:
         log = self._journal.log_path(self._run_id, name)
-        process, pipe = self._spawn(run_node, node, pipeline, self._ingest, log)
+        process, pipe = self._spawn(run_node, node, pipeline, log)
         record = StageRecord(
             stage=name,
             state="running",

@@ -23,8 +23,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.errors import GateRefused, TflineError
-from components.ingest import Config as IngestConfig
-from components.ingest import explain, note_data_digest
 from components.summary import Summary
 from pipelines.graph import module_of
 
@@ -47,13 +45,12 @@ class Outcome(BaseModel):
     exit_code: int = 0
 
 
-def run_node(node: Any, pipeline: Any, ingest: IngestConfig, log: Path, parent: int, pipe: Connection) -> None:
+def run_node(node: Any, pipeline: Any, log: Path, parent: int, pipe: Connection) -> None:
     """The whole life of the child process; ends with os._exit, since the runner's atexit handlers are not this process's.
 
     Args:
         node: The PipelineNode proto.
         pipeline: The compiled pipeline with run id filled in.
-        ingest: For explaining why data could not be read.
         log: Where stdout and stderr go.
         parent: Process id of the runner.
         pipe: Where progress and the outcome are sent.
@@ -64,14 +61,11 @@ def run_node(node: Any, pipeline: Any, ingest: IngestConfig, log: Path, parent: 
     logger.addHandler(channel)
     logger.setLevel(logging.INFO)
     try:
-        outcome = _launch(node, pipeline, ingest)
+        outcome = _launch(node, pipeline)
     except BaseException as error:
         traceback.print_exc()
         # Whatever the kind of error, the run had started: of tfline's exit codes only a gate's fits beside 1.
         outcome = Outcome(state="failed", error=tell(error), exit_code=3 if isinstance(error, GateRefused) else 1)
-        stage = node.node_info.id
-        if stage == "ingest" and (reason := explain(ingest)):
-            outcome = outcome.model_copy(update={"error": reason})
     pipe.send(("done", outcome.model_dump_json()))
     pipe.close()
     sys.stdout.flush()
@@ -141,7 +135,7 @@ def _connection(pipeline: Any) -> Any:
     return getattr(config, config.WhichOneof("connection_config"))
 
 
-def _launch(node: Any, pipeline: Any, ingest: IngestConfig) -> Outcome:
+def _launch(node: Any, pipeline: Any) -> Outcome:
     from tfx.orchestration import metadata
     from tfx.orchestration.local import runner_utils
 
@@ -163,8 +157,6 @@ def _launch(node: Any, pipeline: Any, ingest: IngestConfig) -> Outcome:
     if state == "failed":
         error = "its inputs could not be resolved; the log names the one that is missing"
         return Outcome(state=state, inputs=inputs, outputs=outputs, error=error, exit_code=1)
-    if stage == "ingest" and state == "complete":
-        note_data_digest(ingest, Path(outputs["examples"][0]))
     summary = importlib.import_module(module_of(stage)).summarise(outputs)
     return Outcome(state=state, inputs=inputs, outputs=outputs, summary=summary)
 
@@ -191,7 +183,7 @@ def _read_execution(store: Any, execution_id: int) -> tuple[Any, dict[str, tuple
 def _launcher_class() -> Any:
     from tfx.orchestration.portable import launcher, outputs_utils
 
-    class KeepingLauncher(launcher.Launcher):  # type: ignore[misc, unused-ignore]
+    class KeepingLauncher(launcher.Launcher):
         """TFX's launcher removes all outputs of an executor that raised; this one keeps a training's checkpoints."""
 
         def _run_executor(self, execution_info: Any) -> Any:

@@ -207,7 +207,7 @@ def test_binary_classifier_by_area_under_curve(tmp_path: Path, schema_dir: Path)
     import tensorflow as tf
     from sklearn.metrics import roc_auc_score
 
-    class Model(tf.Module):  # type: ignore[misc, unused-ignore]
+    class Model(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
         def answer(self, examples: Any) -> Any:
             x = tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]

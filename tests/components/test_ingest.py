@@ -18,12 +18,16 @@ from pydantic import ValidationError
 from components import ingest
 from components.broken_files import find_broken
 from components.errors import TflineError, UsageError
-from components.ingest import Config, explain, input_files, note_data_digest, prepare, summarise
+from components.ingest import Config, data_digest, input_files, prepare, summarise
 from tests.components.small_line import driven, example, run_executor, write_records
 
 
 def config(folder: Path, **others: Any) -> Config:
     return Config.model_validate({"format": "tfrecord", "path": str(folder), **others})
+
+
+def blamed(config: Config) -> str:
+    return find_broken(input_files(config), config.format)
 
 
 def touch(folder: Path, *names: str, content: str = "x") -> None:
@@ -119,13 +123,11 @@ def test_all_files_are_empty(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         input_files(config(tmp_path))
     assert str(caught.value) == f"ingest: every file that matches *.tfrecord* in {tmp_path} is empty"
-    assert explain(config(tmp_path)) == str(caught.value)
 
 
 def test_data_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     def digest() -> str:
-        note_data_digest(config(tmp_path / "data"), tmp_path)
-        return (tmp_path / "data-digest.txt").read_text(encoding="utf-8")
+        return data_digest(input_files(config(tmp_path / "data")))
 
     touch(tmp_path / "data", "a.tfrecord", "b.tfrecord")
     first = digest()
@@ -144,6 +146,10 @@ def write(folder, rows, fail=False):
     (folder / "rows.csv").write_text("a\\n" + "1\\n" * rows)
     if fail:
         raise RuntimeError("the well is dry")
+
+
+def write_number(folder):
+    (folder / "number.csv").write_text(str(folder.stat().st_ino))
 
 
 def write_elsewhere(folder):
@@ -173,6 +179,13 @@ def test_data_is_written_once(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == "a\n2\n"
     assert [path.name for path in file.parent.iterdir()] == ["rows.csv"], "nothing but data, whatever the pattern"
     assert file.parent.stat().st_mode & 0o777 == 0o755
+
+
+def test_data_appears_by_a_rename(tmp_path: Path) -> None:
+    settings = prepared(tmp_path, "write_number")
+    prepare(settings, tmp_path)
+    folder = tmp_path / "home" / "rows"
+    assert (folder / "number.csv").read_text(encoding="utf-8") == str(folder.stat().st_ino), "the folder that was written into"
 
 
 def test_nothing_to_prepare(tmp_path: Path) -> None:
@@ -306,7 +319,7 @@ def test_broken_file_is_named(name: str, damage: Callable[[Path], Any], message:
     assert told.startswith(f"{file} is not a whole {kind} file: {message}")
     assert "\n" not in told
     assert "{{" not in told, "names of TensorFlow's ops are not for users"
-    assert explain(config(tmp_path, format=kind)) == told
+    assert blamed(config(tmp_path, format=kind)) == told
 
 
 @pytest.mark.parametrize(
@@ -334,7 +347,7 @@ def test_broken_file_is_named(name: str, damage: Callable[[Path], Any], message:
 )
 def test_whole_file_that_does_not_fit(name: str, write: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
     write(tmp_path / name)
-    assert explain(config(tmp_path, format=name.split(".")[1])) == f"{tmp_path / name}: {message}"
+    assert blamed(config(tmp_path, format=name.split(".")[1])) == f"{tmp_path / name}: {message}"
 
 
 def write_table(file: Path, **columns: list[Any]) -> None:
@@ -348,7 +361,7 @@ def test_csv_files_with_different_columns(tmp_path: Path) -> None:
     touch(tmp_path, "a.csv", content="x,y\n1,2\n")
     touch(tmp_path, "b.csv", content="y,x\n1,2\n")
     first, second = input_files(config(tmp_path, format="csv"))
-    assert explain(config(tmp_path, format="csv")) == f"{second} has other columns than {first}: y, x; expected x, y"
+    assert blamed(config(tmp_path, format="csv")) == f"{second} has other columns than {first}: y, x; expected x, y"
 
 
 def test_parquet_files_with_different_columns(tmp_path: Path) -> None:
@@ -356,15 +369,15 @@ def test_parquet_files_with_different_columns(tmp_path: Path) -> None:
     write_table(tmp_path / "b.parquet", x=[1.5], y=[1.5])
     first, second = input_files(config(tmp_path, format="parquet"))
     expected = f"{second} has other columns than {first}: x (double), y (double); expected x (int64), y (double)"
-    assert explain(config(tmp_path, format="parquet")) == expected
+    assert blamed(config(tmp_path, format="parquet")) == expected
 
 
 def test_whole_files_are_not_blamed(tmp_path: Path) -> None:
     for kind, write in WRITERS.items():
         write(tmp_path / f"a.{kind}", 3)
-        assert explain(config(tmp_path, format=kind)) == ""
+        assert blamed(config(tmp_path, format=kind)) == ""
     write_tfrecord(tmp_path / "b.tfrecord.gz")
-    assert explain(config(tmp_path)) == ""
+    assert blamed(config(tmp_path)) == ""
 
 
 # The executors, really run.
@@ -403,12 +416,11 @@ def test_tfrecord(tmp_path: Path) -> None:
     assert serialized(splits["eval"]) == {record for record in records if buckets[record] > 7}
     assert sum(len(found) for found in splits.values()) == 100
     folder = tmp_path / "out" / "examples"
-    note_data_digest(config(tmp_path / "data"), folder)
     summary = summarise({"examples": [str(folder)]})
     counted = {name: sum(path.stat().st_size for path in (folder / f"Split-{name}").iterdir()) for name in splits}
     assert summary.metrics == {f"{name}_bytes": size for name, size in counted.items()}
     assert summary.headline == f"{sum(counted.values()) / 1000:,.0f} kB in eval, train, validation"
-    assert summary.params == {"data_digest": (folder / "data-digest.txt").read_text(encoding="utf-8")}
+    assert summary.params == {"data_digest": data_digest(input_files(config(tmp_path / "data")))}
 
 
 @pytest.mark.slow

@@ -91,6 +91,12 @@ def test_schema_that_is_none(folder: Path) -> None:
     assert 'no field named "typ"' in said
 
 
+def test_empty_schema(folder: Path) -> None:
+    (folder / "schema.pbtxt").write_text("\n")
+    said = refusal(folder)
+    assert said == f"tfline: {folder}/schema.pbtxt: expected a schema, got an empty file; remove it to have one inferred"
+
+
 def test_unknown_stage(folder: Path) -> None:
     said = refusal(folder, "--from", "training")
     assert said.startswith("tfline: expected one of the stages ingest, statistics, schema, ")

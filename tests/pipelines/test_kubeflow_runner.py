@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from components.code import stage_digest
 from components.push import read_result
 from pipelines.config import PipelineConfig, load_config
-from pipelines.graph import STAGES
+from pipelines.graph import STAGES, module_of
 from serving.store import VersionStore
 from tests.conftest import _SERVER
 from tests.end_to_end.small import write_pipeline
@@ -62,6 +63,12 @@ def test_nothing_of_the_pipelines_folder_is_needed_but_its_data(compiled: tuple[
     text = compiled[0].read_text(encoding="utf-8")
     folder = str(compiled[0].parent / "pipeline")
     assert text.count(folder) == text.count(f"{folder}/data")
+
+
+def test_the_code_of_every_stage_of_ours_is_in_the_spec_and_so_in_the_cache_key(compiled: tuple[Path, PipelineConfig]) -> None:
+    text = compiled[0].read_text(encoding="utf-8")
+    stock = {"statistics"}
+    assert {stage for stage in STAGES if stage_digest(module_of(stage)) not in text} == stock
 
 
 @pytest.fixture(scope="module")
