@@ -60,6 +60,8 @@ def export_keras(root: Path) -> None:
 
     keras = import_module("keras")  # whatever TF_USE_LEGACY_KERAS makes of tf.keras
 
+    for backend in (tf_keras.backend, keras.backend):
+        backend.clear_session()  # layers are numbered through the process: names must not depend on the tests before
     trained = tf_keras.Sequential([tf_keras.layers.Dense(2, input_shape=(3,)), tf_keras.layers.BatchNormalization()])
     trained.compile("adam", "mse")
     trained.fit(tf.ones([4, 3]), tf.ones([4, 2]), verbose=0)
