@@ -142,7 +142,7 @@ def test_an_interrupt_ends_every_process_and_tells_how_to_go_on(small: Any) -> N
     command = small.start("run", small.folder, "--set", "train.epochs=500", "--set", "seed=3")
     _wait_for(lambda: _progressed(small.journal, command, "epoch 3/500"))
     os.kill(command.process.pid, signal.SIGINT)
-    typed = command.wait(60)
+    typed = command.wait(150)
     assert typed.code == 1
     assert "To go on from here:" in typed.output
     assert small.last()[0].state == "interrupted"

@@ -163,9 +163,13 @@ def test_schema_before_any_run(folder: Path) -> None:
 
 def test_help_is_fast_and_loads_nothing_heavy() -> None:
     code = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < 1.5
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        took.append(time.monotonic() - started)
+    # The best of three: other tests may be using both cores.
+    assert min(took) < 0.5
     for heavy in ("tensorflow", "tfx", "mlflow", "apache_beam", "numpy"):
         assert f"'{heavy}'" not in done.stdout
 
