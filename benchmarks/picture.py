@@ -15,7 +15,6 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from components.records import Journal
-from pipelines.graph import STAGES
 from pipelines.run_command import Options, run_pipeline, tell
 from pipelines.view import RunView
 
@@ -35,7 +34,7 @@ def main(output: Path) -> int:
         record = journal.runs()[0]
         stages = journal.stages(record.run_id)
         paper = Console(record=True, width=80, file=io.StringIO(), force_terminal=True)
-        view = RunView(paper, f"{record.pipeline}  run {record.run_id}", STAGES, started=record.started)
+        view = RunView(paper, f"{record.pipeline}  run {record.run_id}", record.stages, started=record.started)
         for stage in stages.values():
             view.stage(stage)
         paper.print("$ tfline run pipelines/digits", style="bold")

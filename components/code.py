@@ -48,7 +48,9 @@ def bundle(module_file: Path) -> str:
             sources are larger than `MAX_BUNDLE_BYTES` when packed.
     """
     if not module_file.is_file():
-        raise UsageError(f"{module_file}: expected a Python module with build_model(inputs, config), found no such file")
+        raise UsageError(
+            f"{module_file}: expected a Python module with build_model(inputs, config) or run_fn(fn_args), found no such file"
+        )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         root = module_file.parent.absolute()
@@ -96,6 +98,28 @@ def load_bundle(packed: str, module_name: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def names_of(module_file: Path) -> set[str]:
+    """What a module defines, assigns or imports at its top level; "*" among it when it imports everything from somewhere.
+
+    Read from the source: whoever asks must not have to load TensorFlow.
+    """
+    names: set[str] = set()
+    waiting = list(_parse(module_file).body)
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Import() | ast.ImportFrom():
+                names.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+            case ast.Assign() | ast.AnnAssign():
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names.update(target.id for target in targets if isinstance(target, ast.Name))
+            case ast.If() | ast.Try() | ast.With():
+                waiting += [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
+    return names
 
 
 _UNPACKED: list[str] = []
@@ -162,11 +186,7 @@ def _closure(start: Path, root: Path) -> set[Path]:
 
 def _imported(path: Path, root: Path) -> Iterator[str]:
     """Dotted names, seen from the root, of what a file imports; of `from a import b` both a and a.b, since b may be a module."""
-    try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-    except SyntaxError as error:
-        raise UsageError(f"{path}:{error.lineno}: {error.msg}") from None
-    for node in ast.walk(tree):
+    for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -176,3 +196,10 @@ def _imported(path: Path, root: Path) -> Iterator[str]:
             if base:
                 yield base
             yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise UsageError(f"{path}:{error.lineno}: {error.msg}") from None

@@ -14,7 +14,6 @@ A raw feature of no fixed length is padded in `dense` at the end of its rows: Na
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.errors import TflineError
-from components.examples import records, split_files
+from components.examples import split_files
+from components.golden_examples import padding, read_records, write_golden
 from components.layout import SERVING_DIR
 from components.model import UserModel, make_inputs, named_outputs
 from components.summary import Summary
@@ -100,18 +100,11 @@ def _as_features(dense: Mapping[str, Any], raw_spec: Mapping[str, Any]) -> dict[
     return {name: value if isinstance(raw_spec[name], fixed) else _without_padding(value) for name, value in dense.items()}
 
 
-def _padding(dtype: Any) -> Any:
-    """What stands for no value in a dense tensor. Not 0, which is a value; nothing else is left for strings but the empty one."""
-    import tensorflow as tf
-
-    return {tf.string: "", tf.float32: math.nan, tf.int64: tf.int64.min}[dtype]
-
-
 def _without_padding(dense: Any) -> Any:
     """The SparseTensor that tf.io.parse_example gives for a dense [batch, values], padded at the end of its rows."""
     import tensorflow as tf
 
-    padded = tf.math.is_nan(dense) if dense.dtype == tf.float32 else tf.equal(dense, _padding(dense.dtype))
+    padded = tf.math.is_nan(dense) if dense.dtype == tf.float32 else tf.equal(dense, padding(dense.dtype))
     width = tf.shape(dense, tf.int64)[1]
     lengths = tf.reduce_max(tf.where(padded, tf.zeros([], tf.int64), tf.range(width)[tf.newaxis] + 1), axis=1)
     places = tf.where(tf.sequence_mask(lengths, width))
@@ -142,28 +135,12 @@ def _write_saved_model(model: Any, transform: Any, raw_spec: Mapping[str, Any], 
 def _write_golden(
     model: Any, transform: Any, raw_spec: Mapping[str, Any], files: list[str], folder: Path, config: Config
 ) -> None:
-    import numpy as np
     import tensorflow as tf
 
-    serialized = list(records(files).take(config.golden_examples).as_numpy_iterator())
-    if not serialized:
-        raise TflineError(f"export.golden_split: expected examples in split '{config.golden_split}', found none in {files[0]}")
+    serialized = read_records(files, config.golden_examples, f"export.golden_split: '{config.golden_split}'")
     features = tf.io.parse_example(tf.constant(serialized), dict(raw_spec))
     answers = named_outputs(model, model(transform(dict(features)), training=False))
-    with tf.io.TFRecordWriter(str(folder / "examples.tfrecord")) as writer:
-        for record in serialized:
-            writer.write(record)
-    dense = {
-        name: tf.sparse.to_dense(value, _padding(value.dtype)) if isinstance(value, tf.SparseTensor) else value
-        for name, value in features.items()
-    }
-    np.savez(folder / "inputs.npz", **{name: _without_objects(value.numpy()) for name, value in dense.items()})
-    np.savez(folder / "outputs.npz", **{name: value.numpy() for name, value in answers.items()})
-
-
-def _without_objects(array: Any) -> Any:
-    """Strings as fixed-width bytes: an object array could only be stored with pickle."""
-    return array.astype("S") if array.dtype == object else array
+    write_golden(folder, serialized, features, answers)
 
 
 def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config, user_model: UserModel) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -21,6 +21,8 @@ class ModelConfig(BaseModel):
             when that file changes.
         label: Key of the label, before and after the transform.
         hyperparameters: Whatever `build_model` wants to read.
+        keras: Which Keras `tf.keras` is for a module with `run_fn`: 2 (tf_keras) or 3; None is TensorFlow's own choice, 3.
+            Modules that import tf_keras or keras by name do not care.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +31,7 @@ class ModelConfig(BaseModel):
     preprocessing: str | None = None
     label: str = "label"
     hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
+    keras: Literal[2, 3] | None = None
 
 
 class UserModel(BaseModel):

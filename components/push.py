@@ -1,8 +1,9 @@
 """Push: puts a model that passed every gate into the version store, and its TFLite file beside it under the same number.
 
-Inputs: model, tflite, and the reports of the gates (validation, evaluation, quantization), champion. Output: `pushed`,
-pushed.json. A gate's refusal in any report stops it, whoever runs it. The same model is never pushed twice: when its digest is
-in the store, its version is the result and nothing is written. What a server sees appears by one rename (serving/store.py).
+Inputs: model, champion, the reports of the gates (validation, evaluation) and, where the pipeline makes a TFLite file, tflite and
+quantization. Output: `pushed`, pushed.json. A gate's refusal in any report stops it, whoever runs it. The same model is never
+pushed twice: when its digest is in the store, its version is the result and nothing is written. What a server sees appears by one
+rename (serving/store.py).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ INPUTS: Mapping[str, str] = {
     "quantization": "QuantizationReport",
 }
 OUTPUTS: Mapping[str, str] = {"pushed": "PushedModel"}
+OPTIONAL = ("tflite", "quantization")
+"""Left out where the pipeline makes no TFLite file."""
 
 GATES = ("validation", "evaluation", "quantization")
 RESULT_FILE = "pushed.json"
@@ -67,7 +70,7 @@ def push(inputs: Mapping[str, Path], config: Config, run_id: str) -> Pushed:
     """Publishes the model and its TFLite file under one version number.
 
     Args:
-        inputs: Artifact folders by key, as `INPUTS` names them.
+        inputs: Artifact folders by key, as `INPUTS` names them; without `tflite` only the SavedModel is published.
         config: Where to push.
         run_id: Goes into the manifest.
 
@@ -75,16 +78,20 @@ def push(inputs: Mapping[str, Path], config: Config, run_id: str) -> Pushed:
         GateRefused: One of the reports says no.
         serving.store.StoreError: The store is locked for long, or is not a store.
     """
-    for gate in GATES:
+    for gate in [gate for gate in GATES if gate in inputs]:
         refusal = Summary.model_validate_json((inputs[gate] / SUMMARY_FILE).read_text(encoding="utf-8")).refusal
         if refusal is not None:
             raise GateRefused(f"{refusal.gate}: {'; '.join(refusal.reasons)}")
     champion = json.loads((inputs["champion"] / "champion.json").read_text(encoding="utf-8"))
     metadata = {"run_id": run_id, "champion_version": str(champion["version"]), "champion_digest": champion["digest"]}
     models, tflite = (VersionStore(Path(root), config.model) for root in (config.store, config.tflite_store))
-    with tempfile.TemporaryDirectory(prefix="tfline-push-") as folder:
-        Path(folder, "model.tflite").write_bytes((inputs["tflite"] / "model.tflite").read_bytes())
-        done = publish_together(models, tflite, inputs["model"] / SERVING_DIR, Path(folder), metadata)
+    saved = inputs["model"] / SERVING_DIR
+    if "tflite" not in inputs:
+        done = publish_together(models, None, saved, None, metadata)
+    else:
+        with tempfile.TemporaryDirectory(prefix="tfline-push-") as folder:
+            Path(folder, "model.tflite").write_bytes((inputs["tflite"] / "model.tflite").read_bytes())
+            done = publish_together(models, tflite, saved, Path(folder), metadata)
     return Pushed(
         model=config.model,
         version=done.model.number,

@@ -32,6 +32,13 @@ class Tolerance(BaseModel):
     relative: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
 
 
+UNRESTORED = (
+    "A server restores variables by their names in the graph, which tf.saved_model.save does not write for a Keras 3 model; "
+    "save it with model.export() or keras.export.ExportArchive"
+)
+"""Found with TensorFlow 2.21 and Keras 3: tf.saved_model.load restores such a model, TF Serving's way of loading does not."""
+
+
 class Unanswered(Exception):
     """A signature could not be run, or did not answer; the message says why."""
 
@@ -42,12 +49,18 @@ class Golden:
 
     Attributes:
         examples: Object array [n] of serialized tf.Example (bytes).
-        inputs, outputs: Raw input or output name to an array [n, ...].
+        inputs: Raw input name to an array [n, ...].
+        outputs: Output name, or "<signature>/<output>", to an array [n, ...].
     """
 
     examples: Array
     inputs: dict[str, Array]
     outputs: dict[str, Array]
+
+    def answers_of(self, signature: str) -> dict[str, Array]:
+        """What a signature has to answer, by output name."""
+        own = {name.partition("/")[2]: array for name, array in self.outputs.items() if name.startswith(f"{signature}/")}
+        return self.outputs | own
 
 
 def read_golden(folder: Path) -> Golden:
@@ -118,7 +131,7 @@ class Exercise:
         Returns:
             Problems, and output name to the largest absolute difference.
         """
-        count, outputs = len(self.golden.examples), self.golden.outputs
+        count, outputs = len(self.golden.examples), self.golden.answers_of(self.name)
         known = [key for key in sorted(self.signature.outputs) if key in outputs]
         problems = [
             f"{self.name}: output {key!r} was not compared, outputs.npz has only {sorted(outputs)}"
@@ -159,7 +172,10 @@ class Exercise:
             feeds = {self.signature.inputs[key].name: array[rows] for key, array in self.feeds.items()}
             return dict(self.session.run(fetches, feeds))
         except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
-            raise Unanswered(checks.first_line(error)) from error
+            told = checks.first_line(error)
+            if "Could not find variable" in told:
+                told += ". " + UNRESTORED
+            raise Unanswered(told) from error
 
 
 def compare(expected: Array, received: Array, tolerance: Tolerance) -> tuple[str, float]:

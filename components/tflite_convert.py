@@ -202,7 +202,8 @@ def _signature(loaded: Any, signature: str) -> Any:
     present = sorted(loaded.signatures)
     if signature not in present:
         raise TflineError(
-            f"the SavedModel has no signature {signature!r}; it has {present}: set `signature` to one that takes dense tensors"
+            f"the SavedModel has no signature {signature!r}; it has {present}: set `signature` to one that takes dense tensors, "
+            "or leave TFLite out with `quantize: null`"
         )
     return loaded.signatures[signature]
 

@@ -11,7 +11,8 @@ all in its execution properties, so it is all in TFX's cache key, and a stage ru
     user_model   the user's model configuration and code, for a `run` that asks for `user_model`
     resolved     what the module's `resolve(inputs, config)` found, for one whose cache key depends on something outside
 
-A gate names in `REPORT` the output that carries its report; its summary is written there, refusal included.
+A stage may name in `OPTIONAL` inputs that not every pipeline has. A gate names in `REPORT` the output that carries its report;
+its summary is written there, refusal included.
 
 `resolve` runs in a driver, before the cache is looked up. Kubeflow has no such drivers: there `resolved` is empty when the
 executor starts, and it resolves for itself.
@@ -97,7 +98,8 @@ def make_component(
     Args:
         stage: Name of the module under `components`; with hyphens for underscores it is the node's id.
         config: The stage's configuration.
-        channels: An output channel of another component for each key of the module's `INPUTS`.
+        channels: An output channel of another component for each key of the module's `INPUTS`; those in `OPTIONAL` may be left
+            out.
         user_model: For a stage that runs the user's code.
     """
     module = importlib.import_module(f"components.{stage}")
@@ -114,7 +116,11 @@ def make_component(
         (types.ComponentSpec,),
         {
             "PARAMETERS": {name: component_spec.ExecutionParameter(type=str) for name in properties},
-            "INPUTS": {key: component_spec.ChannelParameter(type=artifact_type(name)) for key, name in module.INPUTS.items()},
+            "INPUTS": {
+                key: component_spec.ChannelParameter(type=artifact_type(name))
+                for key, name in module.INPUTS.items()
+                if key in channels or key not in getattr(module, "OPTIONAL", ())
+            },
             "OUTPUTS": {key: component_spec.ChannelParameter(type=artifact_type(name)) for key, name in module.OUTPUTS.items()},
         },
     )

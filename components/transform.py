@@ -6,6 +6,7 @@ module without `preprocessing_fn` has its features passed on as they are.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,22 +15,36 @@ from components.code import load_bundle, stage_digest
 from components.summary import Summary
 
 
-def preprocessing_fn(inputs: dict[str, Any], custom_config: Mapping[str, str]) -> dict[str, Any]:
+def preprocessing_fn(inputs: dict[str, Any], custom_config: Mapping[str, Any]) -> dict[str, Any]:
     """What TFX calls, by its dotted name: the user's function, from the code that came with the stage.
 
     Args:
         inputs: Raw features, tf.Tensor or tf.SparseTensor by name.
-        custom_config: `code` and `module` as `component` packs them.
+        custom_config: `code`, `module` and the user's own `custom_config`, as `component` packs them.
 
     Returns:
         Transformed features by name.
     """
     module = load_bundle(custom_config["code"], PurePosixPath(custom_config["module"]).stem)
     function = getattr(module, "preprocessing_fn", None)
-    return dict(inputs) if function is None else function(inputs)
+    if function is None:
+        return dict(inputs)
+    # As TFX does it: only a function that asks for it gets it.
+    takes_config = "custom_config" in inspect.signature(function).parameters
+    made: dict[str, Any] = function(inputs, custom_config["custom_config"]) if takes_config else function(inputs)
+    return made
 
 
-def component(examples: Any, schema: Any, *, code: str, module: str, analyze_split: str, splits: Sequence[str]) -> Any:
+def component(
+    examples: Any,
+    schema: Any,
+    *,
+    code: str,
+    module: str,
+    analyze_split: str,
+    splits: Sequence[str],
+    custom_config: Mapping[str, Any] | None = None,
+) -> Any:
     """The TFX component: the stock Transform, without the two statistics runs and the cache that cost most of its time.
 
     Args:
@@ -39,6 +54,7 @@ def component(examples: Any, schema: Any, *, code: str, module: str, analyze_spl
         module: Its file name.
         analyze_split: The split that full-pass analyzers see.
         splits: All splits, which are transformed.
+        custom_config: For a `preprocessing_fn(inputs, custom_config)`.
     """
     from tfx.components import Transform
     from tfx.proto import transform_pb2
@@ -47,7 +63,12 @@ def component(examples: Any, schema: Any, *, code: str, module: str, analyze_spl
         examples=examples,
         schema=schema,
         preprocessing_fn="components.transform.preprocessing_fn",
-        custom_config={"code": code, "module": module, "code_digest": stage_digest("components.transform")},
+        custom_config={
+            "code": code,
+            "module": module,
+            "custom_config": dict(custom_config or {}),
+            "code_digest": stage_digest("components.transform"),
+        },
         splits_config=transform_pb2.SplitsConfig(analyze=[analyze_split], transform=list(splits)),
         disable_statistics=True,
         disable_analyzer_cache=True,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from components.errors import UsageError
 from components.evaluate import Config as EvaluateConfig
@@ -17,6 +17,7 @@ from components.model import ModelConfig
 from components.quantize import Config as QuantizeConfig
 from components.schema import parse
 from components.train import Config as TrainConfig
+from components.trainer import Config as TrainerConfig
 from components.validate_data import Config as ValidateDataConfig
 from components.validate_model import Config as ValidateModelConfig
 from pipelines.settings import load_settings
@@ -30,6 +31,15 @@ class PushSection(BaseModel):
     store: str = "{home}/store"
     tflite_store: str = "{home}/store-tflite"
     model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+
+
+class GoldenSection(BaseModel):
+    """The examples that a SavedModel of run_fn has to answer again: their split, and how many at most."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str = "eval"
+    examples: int = Field(default=64, ge=1, le=1000)
 
 
 class RunnerSection(BaseModel):
@@ -49,6 +59,9 @@ class PipelineConfig(BaseModel):
         name: The pipeline's name, also on Kubeflow, hence its form.
         seed: For every stage that draws or shuffles, unless its section has a seed of its own.
         schema_file: The curated schema, in the pipeline's folder; inferred when there is no such file.
+        train, export: For a module with `build_model`.
+        run_fn, golden: For a module with `run_fn`.
+        quantize: null leaves the TFLite file out, for models that TFLite cannot hold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,26 +74,13 @@ class PipelineConfig(BaseModel):
     validate_data: ValidateDataConfig = ValidateDataConfig()
     train: TrainConfig = TrainConfig()
     export: ExportConfig = ExportConfig()
+    run_fn: TrainerConfig = TrainerConfig()
+    golden: GoldenSection = GoldenSection()
     validate_model: ValidateModelConfig
     evaluate: EvaluateConfig
-    quantize: QuantizeConfig = QuantizeConfig()
+    quantize: QuantizeConfig | None = QuantizeConfig()
     push: PushSection = PushSection()
     runner: RunnerSection = RunnerSection()
-
-    @model_validator(mode="after")
-    def _splits_exist(self) -> PipelineConfig:
-        asked = {
-            "train.train_split": self.train.train_split,
-            "train.validation_split": self.train.validation_split,
-            "export.golden_split": self.export.golden_split,
-            "evaluate.split": self.evaluate.split,
-            "quantize.train_split": self.quantize.train_split,
-            "quantize.eval_split": self.quantize.eval_split,
-        }
-        for key, split in asked.items():
-            if split not in self.ingest.splits:
-                raise ValueError(f"{key} is '{split}', expected one of ingest.splits: {', '.join(self.ingest.splits)}")
-        return self
 
 
 def load_config(folder: Path, home: Path, *, environment: str | None = None, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -107,9 +107,12 @@ def load_config(folder: Path, home: Path, *, environment: str | None = None, ove
         "push": {"store": path(config.push.store), "tflite_store": path(config.push.tflite_store), "model": name},
         "train": _unless_set(config.train, seed=config.seed),
         "evaluate": {**_unless_set(config.evaluate, label=config.model.label), "beam_args": config.runner.beam_args},
-        "quantize": _unless_set(config.quantize, label=config.model.label, seed=config.seed),
     }
-    return config.model_copy(update={key: getattr(config, key).model_copy(update=value) for key, value in sections.items()})
+    if config.quantize is not None:
+        sections["quantize"] = _unless_set(config.quantize, label=config.model.label, seed=config.seed)
+    resolved = {key: getattr(config, key).model_copy(update=value) for key, value in sections.items()}
+    # Not model_copy: it would count what is filled in here as set by the user.
+    return PipelineConfig.model_construct(_fields_set=config.model_fields_set, **{**dict(config), **resolved})
 
 
 def _unless_set(section: BaseModel, **values: Any) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.code import bundle, stage_digest
+from components.code import bundle, names_of, stage_digest
+from components.errors import UsageError
 from components.model import UserModel
 from pipelines.config import PipelineConfig, curated_schema
+from pipelines.contradictions import refuse_contradictions
 
 STAGES = (
     "ingest",
@@ -19,30 +22,65 @@ STAGES = (
     "transform",
     "train",
     "export",
+    "trainer",
+    "golden",
     "validate-model",
     "champion",
     "evaluate",
     "quantize",
     "push",
 )
-"""Every stage in the order of the graph; a stage's name is its TFX node id, its module `components.<name with underscores>`."""
-
-USER_CODE = ("transform", "train", "export")
-"""The stages that run the user's code."""
+"""Every stage in the order of the graph; a stage's name is its TFX node id, its module `components.<name with underscores>`.
+`stages_of` says which of them a pipeline has."""
 
 
 @dataclass(frozen=True)
 class UserCode:
-    """The user's code as it travels: the model's module and the one with the preprocessing, each with what it imports."""
+    """The user's code as it travels: the model's module and the one with the preprocessing, each with what it imports.
+
+    Attributes:
+        model, preprocessing: The bundles.
+        trains_itself: Whether the model's module was written for TFX: it has a `run_fn`.
+        transforms: Whether there is a `preprocessing_fn`.
+    """
 
     model: str
     preprocessing: str
+    trains_itself: bool = False
+    transforms: bool = True
 
     @classmethod
     def of(cls, folder: Path, config: PipelineConfig) -> UserCode:
-        """Packs the code of a pipeline's folder; UsageError when a module is missing or does not parse."""
-        module = config.model.module
-        return cls(bundle(folder / module), bundle(folder / (config.model.preprocessing or module)))
+        """Packs the code of a pipeline's folder.
+
+        Raises:
+            UsageError: A module is missing, does not parse, or has neither `build_model` nor `run_fn`; or the configuration says
+                something that this module has no use for, or asks for a split that there is not.
+        """
+        module = folder / config.model.module
+        preprocessing = folder / (config.model.preprocessing or config.model.module)
+        packed = bundle(module), bundle(preprocessing)
+        names = names_of(module)
+        if not names & {"build_model", "run_fn", "*"}:
+            raise UsageError(
+                f"{module}: expected a function build_model(inputs, config), or run_fn(fn_args) of a module written for TFX; "
+                f"found {', '.join(sorted(names)) or 'nothing'}"
+            )
+        refuse_contradictions(config, trains_itself="run_fn" in names)
+        return cls(*packed, trains_itself="run_fn" in names, transforms=bool(names_of(preprocessing) & {"preprocessing_fn", "*"}))
+
+
+def stages_of(config: PipelineConfig, code: UserCode) -> tuple[str, ...]:
+    """The stages that a pipeline has, in the order of the graph.
+
+    A module with `run_fn` trains and exports by itself, in TFX's Trainer; without `preprocessing_fn` it gets the raw examples.
+    """
+    left_out = {"train", "export"} if code.trains_itself else {"trainer", "golden"}
+    if code.trains_itself and not code.transforms:
+        left_out.add("transform")
+    if config.quantize is None:
+        left_out.add("quantize")
+    return tuple(stage for stage in STAGES if stage not in left_out)
 
 
 def module_of(stage: str) -> str:
@@ -53,7 +91,7 @@ def module_of(stage: str) -> str:
 def code_digests(code: UserCode) -> dict[str, str]:
     """SHA-256 (hex) of all the code that each stage depends on, ours and the user's."""
     digests = {stage: stage_digest(module_of(stage)) for stage in STAGES}
-    for stage in USER_CODE:
+    for stage in ("transform", "train", "export", "trainer"):
         own = code.preprocessing if stage == "transform" else code.model
         digests[stage] = hashlib.sha256((digests[stage] + own).encode()).hexdigest()
     return digests
@@ -73,70 +111,82 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
     """
     from tfx.orchestration import metadata, pipeline
 
-    from components import champion, ingest, push, schema, statistics, transform
+    from components import champion, ingest, push, schema, statistics
     from components.tfx_stage import make_component
 
-    user_model = UserModel(config=config.model, code=code.model)
     store, name = config.push.store, str(config.push.model)
-
-    examples = ingest.component(config.ingest)
-    raw = examples.outputs["examples"]
-    stats = statistics.component(raw)
-    statistics_ = stats.outputs["statistics"]
-    schema_ = make_component("schema", schema.Config(curated=curated_schema(folder, config)), {"statistics": statistics_})
-    schema_out = schema_.outputs["schema"]
-    checked = make_component("validate_data", config.validate_data, {"statistics": statistics_, "schema": schema_out})
-    transformed = transform.component(
-        raw,
-        schema_out,
-        code=code.preprocessing,
-        module=config.model.preprocessing or config.model.module,
-        analyze_split=config.train.train_split,
-        splits=list(config.ingest.splits),
+    ingested = ingest.component(config.ingest)
+    raw = ingested.outputs["examples"]
+    counted = statistics.component(raw)
+    described = make_component(
+        "schema", schema.Config(curated=curated_schema(folder, config)), {"statistics": counted.outputs["statistics"]}
     )
-    # The data gate has no output that the transform reads, yet nothing may be computed from data that it refuses.
-    transformed.add_upstream_node(checked)
-    graph = transformed.outputs["transform_graph"]
-    trained = make_component(
-        "train", config.train, {"examples": transformed.outputs["transformed_examples"], "transform_graph": graph}, user_model
-    )
-    exported = make_component(
-        "export",
-        config.export,
-        {"model_run": trained.outputs["model_run"], "transform_graph": graph, "examples": raw},
-        user_model,
-    )
-    model = exported.outputs["model"]
-    validated = make_component("validate_model", config.validate_model, {"model": model, "golden": exported.outputs["golden"]})
+    data = {"examples": raw, "schema": described.outputs["schema"], "statistics": counted.outputs["statistics"]}
+    checked = make_component("validate_data", config.validate_data, {key: data[key] for key in ("statistics", "schema")})
+    made, model, golden = _trained(config, code, data, checked)
+    # What a run_fn saved may hold its optimizer's state; only our own export is known not to need it.
+    allow = config.validate_model.allow_optimizer
+    rules = config.validate_model.model_copy(update={"allow_optimizer": code.trains_itself if allow is None else allow})
+    validated = make_component("validate_model", rules, {"model": model, "golden": golden})
     best = make_component("champion", champion.Config(store=store, model=name), {"model": model})
-    evaluated = make_component(
-        "evaluate",
-        config.evaluate,
-        {"model": model, "champion": best.outputs["champion"], "examples": raw, "schema": schema_out},
-    )
-    quantized = make_component("quantize", config.quantize, {"model": model, "examples": raw})
-    pushed = make_component(
-        "push",
-        push.Config(store=store, tflite_store=config.push.tflite_store, model=name),
-        {
-            "model": model,
-            "tflite": quantized.outputs["tflite"],
-            "champion": best.outputs["champion"],
-            "validation": validated.outputs["report"],
-            "evaluation": evaluated.outputs["evaluation"],
-            "quantization": quantized.outputs["report"],
-        },
-    )
+    judged = {"model": model, "champion": best.outputs["champion"]}
+    evaluated = make_component("evaluate", config.evaluate, {**judged, "examples": raw, "schema": data["schema"]})
+    gates = {"validation": validated.outputs["report"], "evaluation": evaluated.outputs["evaluation"]}
+    after = [evaluated]
+    if config.quantize is not None:
+        quantized = make_component("quantize", config.quantize, {"model": model, "examples": raw})
+        gates |= {"quantization": quantized.outputs["report"], "tflite": quantized.outputs["tflite"]}
+        after.append(quantized)
     # What cannot be served is not worth measuring.
-    for component in (evaluated, quantized):
+    for component in after:
         component.add_upstream_node(validated)
+    target = push.Config(store=store, tflite_store=config.push.tflite_store, model=name)
+    pushed = make_component("push", target, {**judged, **gates})
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(home / "artifacts" / config.name),
-        components=[
-            *(examples, stats, schema_, checked, transformed, trained, exported, validated, best, evaluated, quantized, pushed)
-        ],
+        components=[ingested, counted, described, checked, *made, validated, best, *after, pushed],
         metadata_connection_config=metadata.sqlite_metadata_connection_config(str(home / "metadata.db")),
         beam_pipeline_args=list(config.runner.beam_args),
         enable_cache=True,
     )
+
+
+def _trained(config: PipelineConfig, code: UserCode, data: Mapping[str, Any], checked: Any) -> tuple[list[Any], Any, Any]:
+    """The stages between the data gate and the gates of the model, and the channels of the model and its golden examples."""
+    from components import golden, trainer, transform
+    from components.tfx_stage import make_component
+
+    module, made, examples, graph = config.model.module, [], data["examples"], {}
+    if code.transforms or not code.trains_itself:
+        transformed = transform.component(
+            data["examples"],
+            data["schema"],
+            code=code.preprocessing,
+            module=config.model.preprocessing or module,
+            analyze_split=config.run_fn.train_split if code.trains_itself else config.train.train_split,
+            splits=list(config.ingest.splits),
+            custom_config=config.run_fn.custom_config,
+        )
+        made, examples = [transformed], transformed.outputs["transformed_examples"]
+        graph = {"transform_graph": transformed.outputs["transform_graph"]}
+    if code.trains_itself:
+        inputs = {"examples": examples, "schema": data["schema"], "statistics": data["statistics"], **graph}
+        trained = trainer.component(inputs, config.run_fn, code=code.model, module=module, keras=keras_of(config, code))
+        model = trained.outputs["model"]
+        rules = golden.Config(**{**config.golden.model_dump(), "label": config.model.label})
+        answered = make_component("golden", rules, {"model": model, "examples": data["examples"], "schema": data["schema"]})
+    else:
+        user_model = UserModel(config=config.model, code=code.model)
+        trained = make_component("train", config.train, {"examples": examples, **graph}, user_model)
+        weights = {"model_run": trained.outputs["model_run"], **graph, "examples": data["examples"]}
+        answered = make_component("export", config.export, weights, user_model)
+        model = answered.outputs["model"]
+    # The data gate has no output that these read, yet nothing may be computed from data that it refuses.
+    (made[0] if made else trained).add_upstream_node(checked)
+    return [*made, trained, answered], model, answered.outputs["golden"]
+
+
+def keras_of(config: PipelineConfig, code: UserCode) -> int:
+    """Which Keras `tf.keras` has to be, 2 or 3: tf_keras for build_model; for run_fn what TensorFlow itself has, unless told."""
+    return config.model.keras or (3 if code.trains_itself else 2)

@@ -25,7 +25,7 @@ from components import ingest, push
 from components.errors import UsageError
 from components.records import Journal, Pushed, RunRecord, StageRecord
 from pipelines.config import PipelineConfig, curated_schema, load_config
-from pipelines.graph import STAGES, UserCode, code_digests, create_pipeline
+from pipelines.graph import UserCode, code_digests, create_pipeline, keras_of, stages_of
 from pipelines.run_lock import run_lock
 from pipelines.tracker import Tracker
 from pipelines.view import RunView
@@ -77,10 +77,11 @@ def run_pipeline(folder: Path, home: Path, options: Options, console: Console) -
     config = load_config(folder, home, environment=options.environment, overrides=options.overrides)
     code = UserCode.of(folder, config)
     curated_schema(folder, config)
+    stages = stages_of(config, code)
     for stage in (options.first, options.last):
-        if stage is not None and stage not in STAGES:
-            raise UsageError(f"expected one of the stages {', '.join(STAGES)}, got '{stage}'")
-    if options.first and options.last and STAGES.index(options.first) > STAGES.index(options.last):
+        if stage is not None and stage not in stages:
+            raise UsageError(f"expected one of the stages {', '.join(stages)}, got '{stage}'")
+    if options.first and options.last and stages.index(options.first) > stages.index(options.last):
         raise UsageError(f"--from {options.first} comes after --to {options.last}")
     run_id = _unfinished(journal, config.name).run_id if options.resume else _new_run_id(config.name)
     with run_lock(home, config.name, run_id):
@@ -107,9 +108,9 @@ def _run(plan: Plan, journal: Journal, console: Console) -> int:
             "from": plan.options.first,
             "to": plan.options.last,
         },
-        stages=STAGES,
+        stages=stages_of(plan.config, plan.code),
     )
-    with RunView(console, f"{plan.config.name}  run {plan.run_id}", STAGES) as view:
+    with RunView(console, f"{plan.config.name}  run {plan.run_id}", record.stages) as view:
         view.phase("loading TensorFlow and TFX")
         with _native_output_to(journal.log_path(plan.run_id, "loading")):
             runner, pipeline, run_options = _make_runner(plan, journal, view)
@@ -154,7 +155,8 @@ def _native_output_to(log: Path) -> Iterator[None]:
 
 def _make_runner(plan: Plan, journal: Journal, view: RunView) -> tuple[Any, Any, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    # Read by TensorFlow when it is loaded, once for the whole process and the stages forked from it.
+    os.environ["TF_USE_LEGACY_KERAS"] = "1" if keras_of(plan.config, plan.code) == 2 else "0"
     from pipelines.local_runner import LocalRunner
 
     pipeline = create_pipeline(plan.config, plan.folder, plan.home, plan.code)
@@ -237,11 +239,13 @@ def _base_run(plan: Plan, journal: Journal, pipeline: Any, first: str) -> str:
     for component in pipeline.components:  # in the order of the graph
         if any(above.id in after for above in component.upstream_nodes):
             after.add(component.id)
-    needed = [stage for stage in STAGES if stage not in after]
+    needed = [stage for stage in stages_of(plan.config, plan.code) if stage not in after]
     changed: list[str] = []
     for record in journal.runs(plan.config.name):
         stages = journal.stages(record.run_id)
-        if record.run_id == plan.run_id or any(stages[stage].state not in ("complete", "cached") for stage in needed):
+        if record.run_id == plan.run_id or any(
+            stages[stage].state not in ("complete", "cached") if stage in stages else True for stage in needed
+        ):
             continue
         differ = [stage for stage in needed if stages[stage].spec_digest != specs[stage]]
         if not differ:
@@ -330,7 +334,8 @@ def _tell_success(record: RunRecord, stages: dict[str, StageRecord], folder: Pat
     else:
         say(f"Nothing to do: {pushed.model} version {pushed.version} is this model ({seconds:.0f} s).", "bold green")
     say(f"  SavedModel  {pushed.path}")
-    say(f"  TFLite      {pushed.tflite_path}")
+    if pushed.tflite_path:
+        say(f"  TFLite      {pushed.tflite_path}")
     if pushed.tflite_differs:
         say("  The TFLite file of this run is another one; that of a pushed version never changes. It is in the run's artifacts.")
     say(f"  records     {Journal(home).run_dir(record.run_id)}")

@@ -16,7 +16,7 @@ from components.strategy import make_strategy, replicas_of, scope
 from tests.components.small_line import SPLITS, channel
 
 
-def packed(folder: Path, text: str) -> dict[str, str]:
+def packed(folder: Path, text: str) -> dict[str, Any]:
     (folder / "features.py").write_text(text, encoding="utf-8")
     return {"code": bundle(folder / "features.py"), "module": "features.py"}
 
@@ -29,6 +29,11 @@ def test_users_function_is_called(tmp_path: Path) -> None:
 def test_features_pass_as_they_are_without_a_function(tmp_path: Path) -> None:
     inputs: dict[str, Any] = {"x": 2, "y": 3}
     assert transform.preprocessing_fn(inputs, packed(tmp_path, "x = 1\n")) == inputs
+
+
+def test_custom_config_goes_to_a_function_that_asks_for_it(tmp_path: Path) -> None:
+    text = "def preprocessing_fn(inputs, custom_config):\n    return {'scaled': inputs['x'] * custom_config['by']}\n"
+    assert transform.preprocessing_fn({"x": 2}, {**packed(tmp_path, text), "custom_config": {"by": 5}}) == {"scaled": 10}
 
 
 def test_component_carries_the_code(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_no_such_folder(tmp_path: Path) -> None:
 def test_no_model(folder: Path) -> None:
     (folder / "model.py").unlink()
     assert refusal(folder) == (
-        f"tfline: {folder}/model.py: expected a Python module with build_model(inputs, config), found no such file"
+        f"tfline: {folder}/model.py: expected a Python module with build_model(inputs, config) or "
+        "run_fn(fn_args), found no such file"
     )
 
 

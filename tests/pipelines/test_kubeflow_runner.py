@@ -20,10 +20,14 @@ import yaml
 from components.code import stage_digest
 from components.push import read_result
 from pipelines.config import PipelineConfig, load_config
-from pipelines.graph import STAGES, module_of
+from pipelines.graph import STAGES as ALL_STAGES
+from pipelines.graph import module_of
 from serving.store import VersionStore
 from tests.conftest import _SERVER
 from tests.end_to_end.small import write_pipeline
+from tests.end_to_end.tfx_modules import write_pipeline as write_tfx_pipeline
+
+STAGES = tuple(stage for stage in ALL_STAGES if stage not in ("trainer", "golden"))
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +73,19 @@ def test_the_code_of_every_stage_of_ours_is_in_the_spec_and_so_in_the_cache_key(
     text = compiled[0].read_text(encoding="utf-8")
     stock = {"statistics"}
     assert {stage for stage in STAGES if stage_digest(module_of(stage)) not in text} == stock
+
+
+def test_a_module_with_run_fn_compiles(tmp_path: Path) -> None:
+    folder = write_tfx_pipeline(tmp_path / "pipeline", "keras-three")
+    output = tmp_path / "spec.yaml"
+    process = _SERVER.Process(target=_compile, args=(folder, tmp_path / "home", output))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    tasks = yaml.safe_load(output.read_text(encoding="utf-8"))["root"]["dag"]["tasks"]
+    assert set(tasks) == set(ALL_STAGES) - {"train", "export", "quantize"}
+    assert set(tasks["push"]["inputs"]["artifacts"]) == {"model", "champion", "validation", "evaluation"}
+    assert stage_digest("components.trainer") in output.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
