@@ -17,9 +17,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from components.errors import TflineError
-from components.examples import split_files
+from components.examples import records, split_files
 from components.layout import SERVING_DIR, load_schema, split_names
 from components.records import write_atomically
+from components.saved_model_checks import first_line
 from components.summary import Refusal, Summary, Table
 from components.tfma_results import read_slices, read_verdict
 
@@ -159,10 +160,35 @@ def evaluate(inputs: Mapping[str, Path], evaluation: Path, blessing: Path, confi
     made["evaluation"][0].uri, made["blessing"][0].uri = str(evaluation), str(blessing)
     properties = {"eval_config": proto_utils.proto_to_json(asked), "example_splits": json.dumps([config.split])}
     context = executor.Executor.Context(beam_pipeline_args=list(config.beam_args))
-    executor.Executor(context).Do(given, made, properties)
+    try:
+        executor.Executor(context).Do(given, made, properties)
+    except Exception as error:
+        if baseline and (reason := _why_unanswered(inputs["champion"], inputs["examples"], config)):
+            raise TflineError(
+                f"the champion, version {_version(inputs['champion'])}, cannot answer these examples ({reason}): it was made for "
+                "other columns; give the pipeline another `name` or `push.model`, or move that version out of the store"
+            ) from error
+        raise
     report = _report(evaluation, baseline)
     write_atomically(evaluation / "report.json", report.model_dump_json(indent=1))
     return report
+
+
+def _why_unanswered(champion: Path, examples: Path, config: Config) -> str:
+    """What keeps a champion from answering the first examples of the split; "" when it answers. TFMA's error names no model."""
+    import tensorflow as tf
+
+    serialized = list(records(split_files(examples, config.split)).take(8).as_numpy_iterator())
+    try:
+        signature = tf.saved_model.load(str(champion / SERVING_DIR)).signatures[config.signature]
+        signature(**dict.fromkeys(signature.structured_input_signature[1], tf.constant(serialized)))
+    except Exception as error:  # whatever it is, it is why
+        return first_line(error)
+    return ""
+
+
+def _version(champion: Path) -> int:
+    return int(json.loads((champion / "champion.json").read_text(encoding="utf-8"))["version"])
 
 
 def eval_config(config: Config) -> Any:

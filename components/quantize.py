@@ -210,7 +210,7 @@ def _prepare(saved_model_dir: Path, examples_dir: Path, work: str, config: Confi
     try:
         return Prepared.model_validate(run_isolated(PREPARE, arguments, timeout_seconds=config.timeout_seconds))
     except IsolatedError as error:
-        raise TflineError(f"quantize: reading the examples and running the float model failed: {error}") from error
+        raise TflineError(f"reading the examples and running the float model failed: {error}") from error
 
 
 def _convert(saved_model_dir: Path, work: Path, config: Config) -> tuple[Converted, bytes]:
@@ -226,17 +226,17 @@ def _convert(saved_model_dir: Path, work: Path, config: Config) -> tuple[Convert
     try:
         converted = Converted.model_validate(run_isolated(CONVERT, arguments, timeout_seconds=config.timeout_seconds))
     except IsolatedError as error:
-        raise TflineError(f"quantize: the conversion of signature {config.signature!r} to int8 TFLite failed: {error}") from error
+        raise TflineError(f"the conversion of signature {config.signature!r} to int8 TFLite failed: {error}") from error
     content = target.read_bytes()
     if variables := sorted(set(tflite_evaluate.list_ops(content)) & _VARIABLE_OPS):
-        raise TflineError(f"quantize: the .tflite of signature {config.signature!r} is not frozen: it has {', '.join(variables)}")
+        raise TflineError(f"the .tflite of signature {config.signature!r} is not frozen: it has {', '.join(variables)}")
     found = tflite_evaluate.float_ops(content)
     if config.edges == "float":
         # An integer input becomes a float one by a CAST at the edge; the rest of a float edge is quantizing and dequantizing.
         found = sorted(set(found) - {"QUANTIZE", "DEQUANTIZE", "CAST"})
     if found:
         raise TflineError(
-            f"quantize: the conversion of signature {config.signature!r} to int8 TFLite left ops in floating point: "
+            f"the conversion of signature {config.signature!r} to int8 TFLite left ops in floating point: "
             f"{', '.join(found)}; TFLite has no int8 kernel for them here: replace them in the model, or move them out of the "
             "dense signature" + ("; for an integer input that is cast, set `edges: float`" if found == ["CAST"] else "")
         )

@@ -97,6 +97,11 @@ class TensorFound(_Frozen):
     def __str__(self) -> str:
         return f"{self.dtype} {'of unknown rank' if self.shape is None else list(self.shape)}"
 
+    def declared(self) -> str:
+        """As pipeline.yaml would declare it."""
+        shape = "unknown" if self.shape is None else ", ".join("null" if size is None else str(size) for size in self.shape)
+        return f"{{dtype: {self.dtype}, shape: [{shape}]}}"
+
 
 class SignatureFound(_Frozen):
     """A signature as the SavedModel declares it."""
@@ -108,7 +113,9 @@ class SignatureFound(_Frozen):
 def first_line(error: BaseException) -> str:
     """An exception in one line: TensorFlow puts a heading before what is wrong, and the stack of the whole graph behind it."""
     lines = (line.strip() for line in str(error).splitlines())
-    told = next((line for line in lines if line and not line.startswith(("Graph execution error", "Detected at node"))), "")
+    told = next(
+        (line for line in lines if line and not line.startswith(("Graph execution error", "Detected at node", "<stack"))), ""
+    )
     return f"{type(error).__name__}: {told[:400]}"
 
 
@@ -163,7 +170,9 @@ def signature_problems(name: str, declared: SignatureConfig | None, found: Signa
         for kind in ("inputs", "outputs"):
             wanted, present = getattr(declared, kind), getattr(found, kind)
             if wanted.keys() != present.keys():
-                yield f"{name}: expected {kind} {sorted(wanted)}, received {sorted(present)}"
+                # In the form in which the config declares them, to be copied from here.
+                received = ", ".join(f"{key}: {present[key].declared()}" for key in sorted(present)) or "none"
+                yield f"{name}: expected {kind} {sorted(wanted)}, received {received}"
             for key in sorted(wanted.keys() & present.keys()):
                 expected = TensorFound(dtype=wanted[key].dtype, shape=wanted[key].shape)
                 if expected != present[key]:

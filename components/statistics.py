@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from components.layout import load_statistics
@@ -35,7 +36,7 @@ def summarise(outputs: Mapping[str, Sequence[str]]) -> Summary:
     features = len({row[1] for row in rows})
     shares = ", ".join(f"{split} {count}" for split, count in sorted(counts.items(), key=lambda item: -item[1]))
     return Summary(
-        headline=f"{sum(counts.values()):,} examples, {features} features ({shares})"[:50],
+        headline=shorten(f"{sum(counts.values()):,} examples, {features} features ({shares})", 50, placeholder=" …"),
         metrics={f"{split}_examples": float(count) for split, count in counts.items()},
         tables={"features": Table(columns=("split", "feature", "type", "present", "values"), rows=tuple(rows))},
     )

@@ -7,11 +7,14 @@ module without `preprocessing_fn` has its features passed on as they are.
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from textwrap import shorten
 from typing import Any
 
 from components.code import load_bundle, stage_digest
+from components.errors import TflineError
 from components.summary import Summary
 
 
@@ -24,14 +27,24 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: Mapping[str, Any]) -
 
     Returns:
         Transformed features by name.
+
+    Raises:
+        TflineError: It raised; the message has the line in the user's file.
     """
     module = load_bundle(custom_config["code"], PurePosixPath(custom_config["module"]).stem)
     function = getattr(module, "preprocessing_fn", None)
     if function is None:
         return dict(inputs)
     # As TFX does it: only a function that asks for it gets it.
-    takes_config = "custom_config" in inspect.signature(function).parameters
-    made: dict[str, Any] = function(inputs, custom_config["custom_config"]) if takes_config else function(inputs)
+    arguments = (custom_config["custom_config"],) if "custom_config" in inspect.signature(function).parameters else ()
+    try:
+        made: dict[str, Any] = function(inputs, *arguments)
+    except Exception as error:
+        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == module.__file__]
+        if not lines:
+            raise
+        told = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise TflineError(f"{custom_config['module']}:{lines[-1].lineno}: {type(error).__name__}: {told}") from error
     return made
 
 
@@ -85,4 +98,5 @@ def summarise(outputs: Mapping[str, Sequence[str]]) -> Summary:
         name: f"{feature.dtype.name} {list(feature.shape) if isinstance(feature, tf.io.FixedLenFeature) else 'sparse'}"
         for name, feature in sorted(spec.items())
     }
-    return Summary(headline=f"{len(described)} features: {', '.join(described)}"[:50], params=described)
+    told = f"{len(described)} features: {', '.join(described)}"
+    return Summary(headline=shorten(told, 50, placeholder=" …"), params=described)

@@ -20,7 +20,11 @@ def list_runs(home: Path, pipeline: str | None, console: Console) -> None:
     """Prints one line a run, the newest first."""
     found = Journal(home).runs(pipeline)
     if not found:
-        console.print(f"No runs in {home}. Start one: tfline run FOLDER", highlight=False, soft_wrap=True)
+        console.print(
+            f"No runs in {home}. Start one: tfline run FOLDER (tfline new FOLDER writes a pipeline)",
+            highlight=False,
+            soft_wrap=True,
+        )
         return
     table = _table("run", "state", "started", "took")
     for record in found:

@@ -23,7 +23,7 @@ T = TypeVar("T", bound=BaseModel)
 
 _EXPECTED_FOLDER = (
     "Expected a pipeline folder: pipeline.yaml (its settings), model.py (its model) and, "
-    "where settings differ by place, environments/<name>.yaml."
+    "where settings differ by place, environments/<name>.yaml. `tfline new FOLDER` writes one."
 )
 _UNFINISHED = object()
 """Stands for a YAML node that is being read, or could not be."""

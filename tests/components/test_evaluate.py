@@ -158,6 +158,23 @@ def test_a_limit_is_on_the_whole_or_on_the_slice_it_names(bench: Bench, exported
 
 
 @pytest.mark.slow
+def test_champion_that_was_made_for_other_columns(bench: Bench, exported: Stage, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module, champion = tf.Module(), tmp_path / "champion"
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve(examples: Any) -> dict[str, Any]:
+        gone = tf.io.parse_example(examples, {"gone": tf.io.FixedLenFeature([1], tf.float32)})["gone"]
+        return {"label_chances": tf.concat([gone, gone, gone], axis=1)}
+
+    tf.saved_model.save(module, str(champion / SERVING_DIR), signatures={"serving_default": serve})
+    (champion / "champion.json").write_text(json.dumps({"version": 7}))
+    with pytest.raises(TflineError, match=r"^the champion, version 7, cannot answer these examples \(.*gone.*another `name`"):
+        bench(exported["model"], settings([{"metric": "accuracy", "at_least": 0.1}]), champion=champion)
+
+
+@pytest.mark.slow
 def test_worse_than_the_champion(bench: Bench, exported: Stage, poor: Path, raw: Path) -> None:
     limits = [
         {"metric": "accuracy", "worse_by": 0.01},

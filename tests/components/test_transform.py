@@ -10,7 +10,7 @@ import pytest
 
 from components import transform
 from components.code import bundle, stage_digest
-from components.errors import UsageError
+from components.errors import TflineError, UsageError
 from components.layout import split_names
 from components.strategy import make_strategy, replicas_of, scope
 from tests.components.small_line import SPLITS, channel
@@ -34,6 +34,12 @@ def test_features_pass_as_they_are_without_a_function(tmp_path: Path) -> None:
 def test_custom_config_goes_to_a_function_that_asks_for_it(tmp_path: Path) -> None:
     text = "def preprocessing_fn(inputs, custom_config):\n    return {'scaled': inputs['x'] * custom_config['by']}\n"
     assert transform.preprocessing_fn({"x": 2}, {**packed(tmp_path, text), "custom_config": {"by": 5}}) == {"scaled": 10}
+
+
+def test_error_in_the_users_function_has_its_line(tmp_path: Path) -> None:
+    text = "def halve(x):\n    return x / 0\n\n\ndef preprocessing_fn(inputs):\n    return {'x': halve(inputs['x'])}\n"
+    with pytest.raises(TflineError, match=r"^features\.py:2: ZeroDivisionError: division by zero$"):
+        transform.preprocessing_fn({"x": 2}, packed(tmp_path, text))
 
 
 def test_component_carries_the_code(tmp_path: Path) -> None:

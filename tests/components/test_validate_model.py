@@ -231,7 +231,7 @@ def drop_signature(meta: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (rename_output, "raw: expected outputs ['p'], received ['q']"),
+        (rename_output, "raw: expected outputs ['p'], received q: {dtype: float32, shape: [null, 2]}"),
         (change_dtype, "raw: expected input 'x' as float32 [None, 3], received float64 [None, 3]"),
         (fix_batch, "serving_default: expected input 'examples' as string [None], received string [1]"),
         (forget_rank, "raw: expected output 'p' as float32 [None, 2], received float32 of unknown rank"),

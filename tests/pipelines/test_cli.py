@@ -151,7 +151,10 @@ def test_unknown_run(tmp_path: Path) -> None:
 
 def test_no_runs_yet(tmp_path: Path) -> None:
     result = run("runs", "--home", tmp_path)
-    assert (result.exit_code, result.output.strip()) == (0, f"No runs in {tmp_path}. Start one: tfline run FOLDER")
+    assert (result.exit_code, result.output.strip()) == (
+        0,
+        f"No runs in {tmp_path}. Start one: tfline run FOLDER (tfline new FOLDER writes a pipeline)",
+    )
 
 
 def test_schema_before_any_run(folder: Path) -> None:
