@@ -21,6 +21,10 @@ class _Group(click.Group):
             click.echo(f"tfline: {error}", err=True)
             ctx.exit(error.exit_code)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which one needs them, not that of the alphabet."""
+        return list(self.commands)
+
 
 _FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
@@ -43,6 +47,19 @@ def main() -> None:
     A folder with pipeline.yaml and model.py goes in; a validated SavedModel, a quantized TFLite file and an MLflow record of
     every stage come out.
     """
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def new(path: Path) -> None:
+    """Write a new pipeline, which runs as it is, into the folder PATH.
+
+    The last part of PATH is its name: my_pipeline becomes my-pipeline. Nothing is ever overwritten: the folder is a new or
+    an empty one.
+    """
+    from pipelines.new_command import new_pipeline
+
+    click.echo(new_pipeline(path))
 
 
 @main.command()
