@@ -30,7 +30,9 @@ class Config(BaseModel):
 
     Attributes:
         block_on: The least severity (of tensorflow_metadata's AnomalyInfo) that stops a run; TFDV calls most findings errors.
-        ignore: Features whose anomalies are reported but never block.
+        ignore: Features whose anomalies are reported but never block; "feature:rule", such as
+            "company:enum_type_unexpected_string_values", for those of one rule, in tensorflow_metadata's name for it (the report
+            has it in brackets, with blanks for the underscores).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,12 +109,12 @@ def _anomalies(anomalies: Any, split: str, config: Config) -> list[Anomaly]:
     found = []
     for feature, info in sorted(infos.items()):
         severity = severities.get(info.severity, "unknown")
-        blocks = feature not in config.ignore and config.block_on in {"warning": ("warning",), "error": ("warning", "error")}.get(
-            severity, ()
-        )
+        severe = config.block_on in {"warning": ("warning",), "error": ("warning", "error")}.get(severity, ())
         for reason in info.reason:
-            kind = info.Type.Name(reason.type).lower().replace("_", " ")
+            name = info.Type.Name(reason.type).lower()
+            kind = name.replace("_", " ")
             rule = f"{reason.short_description or kind} ({kind})"
+            blocks = severe and feature not in config.ignore and f"{feature}:{name}" not in config.ignore
             values = {"values": reason.description.strip(), "severity": severity, "blocks": blocks}
             found.append(Anomaly(split=split, feature=feature, rule=rule, **values))
     return found

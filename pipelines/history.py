@@ -52,7 +52,8 @@ def show_run(home: Path, run_id: str, console: Console) -> None:
     lines = [f"{refusal.gate} gate: {reason}" for refusal in record.refusals for reason in refusal.reasons]
     lines += [f"{stage.stage}: {stage.error}" for stage in stages.values() if stage.error]
     if record.pushed:
-        lines += [f"SavedModel  {record.pushed.path}", f"TFLite      {record.pushed.tflite_path}"]
+        lines += [f"SavedModel  {record.pushed.path}"]
+        lines += [f"TFLite      {record.pushed.tflite_path}"] if record.pushed.tflite_path else []
     lines.append(f"logs        {journal.run_dir(record.run_id) / 'logs'}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -151,6 +151,13 @@ def test_ignored_features_are_reported_and_do_not_block(judge: Judge, tmp_path: 
     assert [row[:2] + row[4:] for row in rows] == [("eval", "age", "error", False), ("eval", "colour", "error", True)]
 
 
+def test_one_rule_of_a_feature_is_ignored_and_its_others_are_not(judge: Judge) -> None:
+    rules = ["colour:enum_type_unexpected_string_values", "age:enum_type_unexpected_string_values"]
+    report, refused = judge(table(age=[99] * ROWS, colour=["blue"] * ROWS), ignore=rules)
+    assert [(anomaly.feature, anomaly.blocks) for anomaly in report.anomalies] == [("age", True), ("colour", False)]
+    assert [sentence.split("'")[1] for sentence in refused] == ["age"]
+
+
 @pytest.mark.parametrize(("block_on", "blocked"), [("warning", ["hint", "fault"]), ("error", ["fault"]), ("never", [])])
 def test_least_severity_that_blocks(block_on: str, blocked: list[str], judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """TFDV calls almost everything an error, so its answer is made here: a warning, an error, and one without severity."""
