@@ -12,7 +12,7 @@ from pathlib import Path
 from components.examples import compression
 from components.parquet_rows import unfit_type
 
-_FRAME = 16
+FRAME = 16
 """Bytes that TFRecord adds to a record: its length and two checksums (tensorflow/core/lib/io/record_writer.h)."""
 
 
@@ -47,7 +47,7 @@ def find_unnoticed(files: Sequence[Path], kind: str) -> str:
     for path in files:
         try:
             if path.suffix == ".gz":
-                _read_gzip(path)
+                gzip_size(path)
             elif kind in _COLUMNS:
                 columns[path] = _COLUMNS[kind](path)
         except _ERRORS as error:
@@ -63,8 +63,8 @@ def _describe(path: Path, kind: str, error: Exception) -> str:
     return f"{path}: {what}" if isinstance(error, _Unfit) else f"{path} is not a whole {kind} file: {what}"
 
 
-def _read_gzip(path: Path) -> int:
-    """Reads to the end; returns the number of bytes within."""
+def gzip_size(path: Path) -> int:
+    """The number of bytes within a gzip file, which is read to the end; OSError, EOFError or zlib.error when it is damaged."""
     size = 0
     with gzip.open(path) as file:
         while block := file.read(1 << 20):
@@ -116,14 +116,14 @@ def _read_tfrecord(path: Path) -> None:
     from google.protobuf.message import DecodeError
 
     compressed = path.suffix == ".gz"
-    size = _read_gzip(path) if compressed else path.stat().st_size
+    size = gzip_size(path) if compressed else path.stat().st_size
     if not compressed and compression(str(path)):
         raise _Unfit("it is compressed, so its name has to end in .gz")
     count = whole = 0
     try:
         for record in tf.data.TFRecordDataset(str(path), compression_type="GZIP" if compressed else ""):
             tf.train.Example.FromString(record.numpy())
-            count, whole = count + 1, whole + len(record.numpy()) + _FRAME
+            count, whole = count + 1, whole + len(record.numpy()) + FRAME
     except tf.errors.DataLossError as error:
         # TensorFlow's message without the names of the ops that met the damage.
         message = re.sub(r"^\{\{.*?\}\} | \[Op:.*", "", error.message, flags=re.DOTALL)

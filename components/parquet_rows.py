@@ -6,8 +6,12 @@ missing value, and bytes for UTF-8, so it is not used here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+_ROWS = 4096
+"""Rows in memory at once."""
 
 
 def unfit_type(kind: Any) -> bool:
@@ -27,6 +31,14 @@ def unfit_type(kind: Any) -> bool:
         or types.is_fixed_size_binary(kind)
         or types.is_null(kind)
     )
+
+
+def read_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Reads a Parquet file: its rows, values by column, some thousand at a time."""
+    import pyarrow.parquet
+
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS):
+        yield batch.to_pylist()
 
 
 def row_to_example(row: Mapping[str, Any]) -> Any:

@@ -10,15 +10,16 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from components.code import stage_digest
 from components.layout import load_statistics
 from components.summary import Summary, Table
 
 
 def component(examples: Any) -> Any:
-    """The TFX component: StatisticsGen on the channel of raw examples."""
-    from tfx.components import StatisticsGen
+    """The TFX component: StatisticsGen with an executor that reads in batches, on the channel of raw examples."""
+    from components.statistics_executor import Statistics
 
-    return StatisticsGen(examples=examples).with_id("statistics")
+    return Statistics(examples, stage_digest("components.statistics")).with_id("statistics")
 
 
 def summarise(outputs: Mapping[str, Sequence[str]]) -> Summary:

@@ -221,7 +221,7 @@ def test_overrides_may_hold_equals_signs_make_sections_and_replace_whole_ones(wr
 
 EXPECTED_FOLDER = (
     "Expected a pipeline folder: pipeline.yaml (its settings), model.py (its model) and, "
-    "where settings differ by place, environments/<name>.yaml."
+    "where settings differ by place, environments/<name>.yaml. `tfline new FOLDER` writes one."
 )
 
 
