@@ -17,6 +17,8 @@ run: .venv/.ready
 	@echo "  tfline ui                          MLflow: parameters, curves, tables, the registered model"
 	@echo "  tfline run pipelines/digits        again: everything comes from the cache"
 	@echo "  tfline run pipelines/digits --set model.hyperparameters.filters=16    a smaller model, against the champion"
+	@echo "  tfline serve digits                serve it by gRPC and REST"
+	@echo "  tfline new my_pipeline             a pipeline to make your own"
 	@echo "Everything lies in $(HOME_DIR)/; README.md says where."
 
 test: .venv/.ready check

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict
 
 from components.layout import SERVING_DIR
 from components.summary import Summary
-from serving.store import VersionStore, tree_digest
+from serving.fleet_state import proved
+from serving.store import VersionStore, export_digest, tree_digest
 
 INPUTS: Mapping[str, str] = {"model": "Model"}
 OUTPUTS: Mapping[str, str] = {"champion": "Model"}
@@ -39,21 +40,21 @@ def resolve(inputs: Mapping[str, Path], config: Config) -> dict[str, Any]:
     """Finds the champion for a candidate, before the cache is looked up.
 
     Returns:
-        `version` and `digest` of the champion; 0 and "" when the candidate has nothing to match.
+        `version` of the champion and `digest` of its export; 0 and "" when the candidate has nothing to match.
     """
     store = VersionStore(Path(config.store), config.model)
-    own = store.find(tree_digest(inputs["model"] / SERVING_DIR))
+    own = store.find_export(tree_digest(inputs["model"] / SERVING_DIR))
     if own is not None:
         against = own.manifest.metadata
         return {"version": int(against.get("champion_version", 0)), "digest": against.get("champion_digest", "")}
-    latest = store.latest()
-    return {"version": latest.number, "digest": latest.manifest.digest} if latest else {"version": 0, "digest": ""}
+    latest = next(reversed(proved(store)), None)
+    return {"version": latest.number, "digest": export_digest(latest)} if latest else {"version": 0, "digest": ""}
 
 
 def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config, resolved: Mapping[str, Any]) -> None:
     """The stage as the pipeline calls it: copies the champion's SavedModel beside champion.json."""
     folder = outputs["champion"]
-    found = VersionStore(Path(config.store), config.model).find(resolved["digest"]) if resolved["digest"] else None
+    found = VersionStore(Path(config.store), config.model).find_export(resolved["digest"]) if resolved["digest"] else None
     if found is not None:
         target = folder / SERVING_DIR
         shutil.rmtree(target, ignore_errors=True)

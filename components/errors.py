@@ -16,6 +16,6 @@ class UsageError(TflineError):
 
 
 class GateRefused(TflineError):
-    """A gate (data, validation, evaluation, accuracy, size) did not let the run go on."""
+    """A gate (data, validation, evaluation, accuracy, size, infra) did not let the run go on."""
 
     exit_code = 3

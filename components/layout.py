@@ -11,6 +11,9 @@ SERVING_DIR = "Format-Serving"
 SCHEMA_FILE = "schema.pbtxt"
 """The file in a Schema artifact."""
 
+WARMUP_FILE = "warmup/tf_serving_warmup_requests"
+"""The warm-up requests in an InfraBlessing artifact of ours; missing when there are none."""
+
 STATISTICS_FILE = "FeatureStats.pb"
 """The file in each split of an ExampleStatistics artifact."""
 

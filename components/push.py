@@ -1,9 +1,10 @@
 """Push: puts a model that passed every gate into the version store, and its TFLite file beside it under the same number.
 
-Inputs: model, champion, the reports of the gates (validation, evaluation) and, where the pipeline makes a TFLite file, tflite and
-quantization. Output: `pushed`, pushed.json. A gate's refusal in any report stops it, whoever runs it. The same model is never
-pushed twice: when its digest is in the store, its version is the result and nothing is written. What a server sees appears by one
-rename (serving/store.py).
+Inputs: model, champion, the reports of the gates (validation, evaluation); where the pipeline makes a TFLite file, tflite and
+quantization; where it tries the model in a server, infra. Output: `pushed`, pushed.json. A gate's refusal in any report stops it,
+whoever runs it. Warm-up requests that infra-validate recorded go into the version, whose digest is then not the export's, so the
+manifest's metadata have that (`model_digest`). The same model is never pushed twice: when its export is in the store, its version
+is the result and nothing is written. What a server sees appears by one rename (serving/store.py).
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from components.errors import GateRefused
-from components.layout import SERVING_DIR
+from components.canaries import canaries
+from components.errors import GateRefused, TflineError
+from components.layout import SERVING_DIR, WARMUP_FILE
 from components.records import Pushed
 from components.summary import SUMMARY_FILE, Summary
-from serving.store import VersionStore, publish_together, tree_digest
+from serving.fleet_config import FleetConfig
+from serving.fleet_push import Package, bring_in_order, publish
+from serving.fleet_state import proved
+from serving.fleet_table import FleetError, FleetRefused
+from serving.linked_version import link_version
+from serving.store import MODEL_DIGEST, Published, VersionStore, export_digest, tree_digest
 
 INPUTS: Mapping[str, str] = {
     "model": "Model",
@@ -29,12 +36,14 @@ INPUTS: Mapping[str, str] = {
     "validation": "ValidationReport",
     "evaluation": "ModelEvaluation",
     "quantization": "QuantizationReport",
+    "infra": "InfraBlessing",
+    "golden": "GoldenExamples",
 }
 OUTPUTS: Mapping[str, str] = {"pushed": "PushedModel"}
-OPTIONAL = ("tflite", "quantization")
-"""Left out where the pipeline makes no TFLite file."""
+OPTIONAL = ("tflite", "quantization", "infra", "golden")
+"""Left out where the pipeline makes no TFLite file, tries no server, or has no fleet."""
 
-GATES = ("validation", "evaluation", "quantization")
+GATES = ("validation", "evaluation", "quantization", "infra")
 RESULT_FILE = "pushed.json"
 
 
@@ -45,6 +54,7 @@ class Config(BaseModel):
         store: Root of the SavedModel store; a version is `<store>/<model>/<number>/`.
         tflite_store: Root of the TFLite store, laid out alike.
         model: The model's name in both.
+        fleet: The servers that have to take the version, or it is withdrawn; None when it only goes into the store.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +62,7 @@ class Config(BaseModel):
     store: str
     tflite_store: str
     model: str
+    fleet: FleetConfig | None = None
 
 
 def resolve(inputs: Mapping[str, Path], config: Config) -> dict[str, Any]:
@@ -61,7 +72,8 @@ def resolve(inputs: Mapping[str, Path], config: Config) -> dict[str, Any]:
     again.
     """
     store = VersionStore(Path(config.store), config.model)
-    found = store.find(tree_digest(inputs["model"] / SERVING_DIR))
+    digest = tree_digest(inputs["model"] / SERVING_DIR)
+    found = next((version for version in reversed(proved(store)) if export_digest(version) == digest), None)
     twin = VersionStore(Path(config.tflite_store), config.model)
     return {"version": found.number if found else max(store.next_version(), twin.next_version())}
 
@@ -75,7 +87,8 @@ def push(inputs: Mapping[str, Path], config: Config, run_id: str) -> Pushed:
         run_id: Goes into the manifest.
 
     Raises:
-        GateRefused: One of the reports says no.
+        GateRefused: One of the reports says no, or not every server of the fleet took the version, which is withdrawn then.
+        TflineError: The same, but a server does not serve what it did before.
         serving.store.StoreError: The store is locked for long, or is not a store.
     """
     for gate in [gate for gate in GATES if gate in inputs]:
@@ -83,24 +96,59 @@ def push(inputs: Mapping[str, Path], config: Config, run_id: str) -> Pushed:
         if refusal is not None:
             raise GateRefused(f"{refusal.gate}: {'; '.join(refusal.reasons)}")
     champion = json.loads((inputs["champion"] / "champion.json").read_text(encoding="utf-8"))
-    metadata = {"run_id": run_id, "champion_version": str(champion["version"]), "champion_digest": champion["digest"]}
-    models, tflite = (VersionStore(Path(root), config.model) for root in (config.store, config.tflite_store))
-    saved = inputs["model"] / SERVING_DIR
-    if "tflite" not in inputs:
-        done = publish_together(models, None, saved, None, metadata)
-    else:
-        with tempfile.TemporaryDirectory(prefix="tfline-push-") as folder:
-            Path(folder, "model.tflite").write_bytes((inputs["tflite"] / "model.tflite").read_bytes())
-            done = publish_together(models, tflite, saved, Path(folder), metadata)
+    digest = tree_digest(inputs["model"] / SERVING_DIR)
+    metadata = {
+        "run_id": run_id,
+        "champion_version": str(champion["version"]),
+        "champion_digest": champion["digest"],
+        MODEL_DIGEST: digest,
+    }
+    with tempfile.TemporaryDirectory(prefix="tfline-push-") as folder:
+        done = _publish(inputs, config, metadata, Path(folder))
     return Pushed(
         model=config.model,
         version=done.model.number,
         path=str(done.model.path),
-        digest=done.model.digest,
+        digest=digest,
         new=done.new,
         tflite_path=str(done.tflite.path / "model.tflite") if done.tflite else "",
         tflite_differs=done.tflite_differs,
     )
+
+
+def _publish(inputs: Mapping[str, Path], config: Config, metadata: Mapping[str, str], folder: Path) -> Published:
+    """Publishes what it makes ready in `folder`; the artifacts are only read."""
+    models, tflite = (VersionStore(Path(root), config.model) for root in (config.store, config.tflite_store))
+    bring_in_order(models, config.fleet)
+    there = models.find_export(metadata[MODEL_DIGEST])
+    # A version keeps the warm-up requests that it has, should this run have recorded others.
+    saved = there.path if there else _with_warmup(inputs, folder / "saved_model")
+    if "tflite" not in inputs:
+        return _to_fleet(Package(models, None, saved, None, metadata), inputs, config)
+    file = folder / "tflite" / "model.tflite"
+    file.parent.mkdir()
+    file.write_bytes((inputs["tflite"] / "model.tflite").read_bytes())
+    return _to_fleet(Package(models, tflite, saved, file.parent, metadata), inputs, config)
+
+
+def _to_fleet(package: Package, inputs: Mapping[str, Path], config: Config) -> Published:
+    """Publishes, and proves the version on every server of the fleet, if there is one."""
+    asked = canaries(inputs["model"], inputs["golden"], config.fleet.canary.examples) if config.fleet else []
+    try:
+        return publish(package, config.fleet, asked)
+    except FleetRefused as error:
+        raise GateRefused(f"fleet: {error}") from error
+    except FleetError as error:
+        raise TflineError(str(error)) from error
+
+
+def _with_warmup(inputs: Mapping[str, Path], folder: Path) -> Path:
+    """The SavedModel, in `folder` if there are warm-up requests to add."""
+    from serving.server.warmup import REQUESTS
+
+    saved = inputs["model"] / SERVING_DIR
+    recorded = inputs["infra"] / WARMUP_FILE if "infra" in inputs else None
+    return link_version(saved, folder, {REQUESTS: recorded}) if recorded and recorded.is_file() else saved
 
 
 def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config, run_id: str) -> dict[str, dict[str, int]]:

@@ -60,6 +60,7 @@ class Pushed(BaseModel):
     """The version that a run ended with.
 
     Attributes:
+        digest: Of the SavedModel as it was exported (`model_digest` in the version's manifest), without what push added.
         new: False when the same model was in the store already.
         tflite_differs: The run made another TFLite file than the one that this version has; versions never change, so it stays.
     """

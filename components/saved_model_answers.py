@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components import saved_model_checks as checks
 from components.errors import TflineError
-from components.saved_model_checks import SignatureConfig
+from components.saved_model_checks import SignatureConfig, SignatureFound, TensorConfig, TensorFound
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
+    Ask = Callable[[dict[str, Array]], Mapping[str, Array]]
+    """Asks a signature: arrays by input name to arrays by output name; raises Unanswered when it does not answer."""
 
 
 class Tolerance(BaseModel):
@@ -100,15 +103,20 @@ class Exercise:
     """One signature with what is fed to it; Unanswered when the golden examples have nothing that fits.
 
     Inputs that are all in inputs.npz get those arrays; otherwise a single vector of strings gets the serialized examples.
+
+    Attributes:
+        feeds: What all golden examples together are, by input name.
+        size: The batch size that is built into the signature; None when it takes any.
+        outputs: Names.
     """
 
-    def __init__(self, name: str, declared: SignatureConfig, signature: Any, session: Any, golden: Golden) -> None:
-        self.name, self.signature, self.session, self.golden = name, signature, session, golden
-        inputs = declared.inputs
+    def __init__(self, name: str, declared: SignatureConfig | SignatureFound, golden: Golden, ask: Ask) -> None:
+        self.name, self.golden, self._ask = name, golden, ask
+        inputs: Mapping[str, TensorConfig | TensorFound] = declared.inputs
         missing = sorted(inputs.keys() - golden.inputs.keys())
         if not missing:
             self.feeds = {key: golden.inputs[key] for key in inputs}
-        elif [(each.dtype, len(each.shape)) for each in inputs.values()] == [("string", 1)]:
+        elif [(each.dtype, len(each.shape or ())) for each in inputs.values()] == [("string", 1)]:
             self.feeds = dict.fromkeys(inputs, golden.examples)
         else:
             raise Unanswered(f"inputs.npz has no {missing}, only {sorted(golden.inputs)}")
@@ -117,12 +125,14 @@ class Exercise:
                 raise Unanswered(f"it takes {key!r} as {tensor.dtype}, inputs.npz has {kind}")
             if tensor.dtype == "string":
                 self.feeds[key] = _bytes(self.feeds[key])
+        self.outputs = sorted(declared.outputs)
         self.batched = [key for key, tensor in declared.outputs.items() if tensor.shape and tensor.shape[0] is None]
         sizes = {tensor.shape[0] if tensor.shape else 0 for tensor in inputs.values()}
         self.size = sizes.pop() if len(sizes) == 1 else 0
         if self.size == 0 or len(golden.examples) < (self.size or 1):
             raise Unanswered(
-                f"{len(golden.examples)} golden examples make no batch for inputs of {[list(t.shape) for t in inputs.values()]}"
+                f"{len(golden.examples)} golden examples make no batch for inputs of "
+                f"{[list(t.shape or ()) for t in inputs.values()]}"
             )
 
     def compare(self, tolerance: Tolerance) -> tuple[list[str], dict[str, float]]:
@@ -132,10 +142,11 @@ class Exercise:
             Problems, and output name to the largest absolute difference.
         """
         count, outputs = len(self.golden.examples), self.golden.answers_of(self.name)
-        known = [key for key in sorted(self.signature.outputs) if key in outputs]
+        known = [key for key in self.outputs if key in outputs]
         problems = [
             f"{self.name}: output {key!r} was not compared, outputs.npz has only {sorted(outputs)}"
-            for key in sorted(self.signature.outputs.keys() - outputs.keys())
+            for key in self.outputs
+            if key not in outputs
         ]
         step = self.size
         batches = [slice(at, at + step) for at in range(0, count - step + 1, step)] if step else [slice(count), slice(1)]
@@ -163,19 +174,27 @@ class Exercise:
         rows = {key: len(received[key]) for key in self.batched}
         return not any(rows.values()), f"{self.name} answers {max(rows.values(), default=0)} rows"
 
-    def answer(self, rows: slice) -> dict[str, Array]:
+    def answer(self, rows: slice) -> Mapping[str, Array]:
         """What the signature answers to these golden examples, by output name; Unanswered when it fails."""
+        return self._ask({key: array[rows] for key, array in self.feeds.items()})
+
+
+def in_session(signature: Any, session: Any) -> Ask:
+    """Asks a SignatureDef in the tf.compat.v1.Session that its graph was loaded into."""
+
+    def ask(feeds: dict[str, Array]) -> dict[str, Array]:
         import tensorflow as tf
 
-        fetches = {key: info.name for key, info in self.signature.outputs.items()}
+        fetches = {key: info.name for key, info in signature.outputs.items()}
         try:
-            feeds = {self.signature.inputs[key].name: array[rows] for key, array in self.feeds.items()}
-            return dict(self.session.run(fetches, feeds))
+            return dict(session.run(fetches, {signature.inputs[key].name: array for key, array in feeds.items()}))
         except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
             told = checks.first_line(error)
             if "Could not find variable" in told:
                 told += ". " + UNRESTORED
             raise Unanswered(told) from error
+
+    return ask
 
 
 def compare(expected: Array, received: Array, tolerance: Tolerance) -> tuple[str, float]:

@@ -32,7 +32,7 @@ class Refusal(BaseModel):
     """Why a gate did not let a run go on. One line a reason, each naming what was measured and the limit it broke.
 
     Attributes:
-        gate: Which gate: "data", "validation", "evaluation", "accuracy" or "size".
+        gate: Which gate: "data", "validation", "evaluation", "accuracy", "size" or "infra".
         reasons: At least one sentence, for people: what was expected, what came, by how much.
     """
 

@@ -32,7 +32,7 @@ from components.errors import TflineError
 from components.isolate import ProcessLost, run_isolated
 from components.layout import SERVING_DIR
 from components.records import write_atomically
-from components.saved_model_answers import Exercise, Golden, Tolerance, Unanswered, read_golden
+from components.saved_model_answers import Exercise, Golden, Tolerance, Unanswered, in_session, read_golden
 from components.saved_model_checks import SignatureConfig, SignatureFound, Unreadable
 from components.summary import Outputs, Refusal, Summary, Table
 
@@ -297,7 +297,7 @@ def _examine_running(state: _Progress, meta: Any, golden: Golden) -> Report:
             try:
                 if list(checks.signature_problems(name, declared, state.report.signatures.get(name))):
                     raise Unanswered("it is not what the config declares")
-                exercises.append(Exercise(name, declared, meta.signature_def[name], session, golden))
+                exercises.append(Exercise(name, declared, golden, in_session(meta.signature_def[name], session)))
             except Unanswered as error:
                 problems.append(f"{name}: not run, {error}")
         for exercise in exercises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ def main() -> None:
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def new(path: Path) -> None:
-    """Write a new pipeline, which runs as it is, into the folder PATH.
+    """Write a new pipeline that runs as it is.
 
-    The last part of PATH is its name: my_pipeline becomes my-pipeline. Nothing is ever overwritten: the folder is a new or
-    an empty one.
+    It becomes the folder PATH, whose last part is its name: my_pipeline becomes my-pipeline. Nothing is ever overwritten: the
+    folder is a new or an empty one.
     """
     from pipelines.new_command import new_pipeline
 
@@ -135,6 +136,242 @@ def inspect(folder: Path, as_json: bool, tags: str) -> None:
     from pipelines.inspect_command import inspect_model
 
     inspect_model(folder, as_json=as_json, tags=[tag for tag in tags.split(",") if tag])
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["-h"]},
+    options_metavar="[MODEL [--home DIR]]",
+)
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[--FLAG=VALUE]...")
+def serve(flags: tuple[str, ...]) -> None:
+    """Serve models by gRPC and REST, as tensorflow_model_server does.
+
+    MODEL is served from DIR/store (DIR is .tfline) on gRPC port 8500 and REST port 8501. Without it, the flags say
+    everything: those of tensorflow_model_server, unchanged. `tfline serve --help` lists them. SIGTERM and Ctrl-C let
+    requests finish.
+    """
+    from pipelines.serve_command import run_server
+
+    raise SystemExit(run_server(flags))
+
+
+def _asks_server(command: Any) -> Any:
+    """Options that say whom to ask; the command gets a client made of them."""
+    file = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+    address = "host:port (gRPC), http://host:port (REST), grpcs://, https:// or unix:PATH; may be repeated."
+
+    @click.option(
+        "--server", "servers", metavar="ADDRESS", multiple=True, default=["localhost:8500"], show_default=True, help=address
+    )
+    @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds for each request.")
+    @click.option("--ca", type=file, help="Certificates to trust, PEM; with grpcs:// and https://.")
+    @click.option("--cert", type=file, help="Own certificate, PEM, for a server that wants one.")
+    @click.option("--key", type=file, help="Its key, PEM.")
+    @wraps(command)
+    def with_client(
+        servers: tuple[str, ...], timeout: float, ca: Path | None, cert: Path | None, key: Path | None, **options: Any
+    ) -> None:
+        from pipelines.model_commands import make_client
+
+        with make_client(servers, timeout, ca, cert, key) as client:
+            command(client, **options)
+
+    return with_client
+
+
+_VERSION = click.option("--version", type=click.IntRange(min=0), metavar="N", help="Ask this version, not the newest.")
+_LABEL = click.option("--label", help="Ask the version with this label.")
+
+
+@main.command()
+@click.argument("model")
+@click.option(
+    "--input",
+    "path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    required=True,
+    help="JSON, JSON lines, CSV or TFRecord of tf.Examples; - reads standard input.",
+)
+@click.option("--signature", help="The way to call the model; by default the one that the rows fit.")
+@_VERSION
+@_LABEL
+@click.option("--output", type=click.Choice(["json", "csv"]), default="json", show_default=True, help="Form of the answers.")
+@click.option("--batch", type=click.IntRange(1), default=128, show_default=True, metavar="ROWS", help="Rows of a request.")
+@_asks_server
+def predict(client: Any, model: str, path: Path, **chosen: Any) -> None:
+    """Ask the served MODEL for its answers to the rows of a file.
+
+    JSON is a list of rows, {"instances": rows} or {"inputs": columns}, as the REST API has it, or a row on each line. CSV has
+    a header with the names of the inputs; a cell with several values is a JSON list. Answers go to standard output.
+    """
+    from pipelines.predict_command import predict_file
+
+    _one_of(chosen["version"], chosen["label"])
+    predict_file(client, model, None if str(path) == "-" else path, **chosen)
+
+
+@main.command()
+@click.argument("model")
+@_VERSION
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_asks_server
+def status(client: Any, model: str, version: int | None, as_json: bool) -> None:
+    """Show which versions of MODEL a server has, and in which state."""
+    from pipelines.model_commands import print_status
+
+    print_status(client, model, version, as_json=as_json)
+
+
+@main.command()
+@click.argument("model")
+@_VERSION
+@_LABEL
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@_asks_server
+def metadata(client: Any, model: str, version: int | None, label: str | None, as_json: bool) -> None:
+    """Show the signatures of the served MODEL: inputs and outputs with their dtypes and shapes."""
+    from pipelines.model_commands import print_metadata
+
+    _one_of(version, label)
+    print_metadata(client, model, version, label, as_json=as_json)
+
+
+def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        numbers = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise click.BadParameter(f"expected numbers above zero, such as 1,32,256, got {value!r}")
+    return tuple(numbers)
+
+
+@main.command("compare-transports")
+@click.argument("model")
+@click.option("--grpc", metavar="ADDRESS", default="localhost:8500", show_default=True, help="The server's gRPC address.")
+@click.option("--rest", metavar="URL", default="http://localhost:8501", show_default=True, help="The same server's REST address.")
+@click.option("--input", "path", metavar="FILE", type=click.Path(path_type=Path), help="Rows to ask for; random ones without it.")
+@click.option("--signature", help="The way to call the model.")
+@click.option("--rows", metavar="N,...", callback=_numbers, default="1,32,256", show_default=True, help="Rows of a request.")
+@click.option(
+    "--clients", metavar="N,...", callback=_numbers, default="1,4,16", show_default=True, help="Clients at once, each a process."
+)
+@click.option("--seconds", type=float, default=2.0, show_default=True, help="For each transport at each size and count.")
+@click.option("--out", "folder", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False),
+              default=Path("transport-comparison"), show_default=True, help="Where the plot and the numbers go.")  # fmt: skip
+def compare_transports(path: Path | None, folder: Path, **plan: Any) -> None:
+    """Measure gRPC against REST for the served MODEL, and say which to use when."""
+    from rich.console import Console
+
+    from pipelines.compare_command import compare_transports
+    from serving.transport_comparison.comparison import Plan
+
+    compare_transports(Plan(**plan), path, folder, Console(highlight=False, markup=False, emoji=False))
+
+
+def _one_of(version: int | None, label: str | None) -> None:
+    if version is not None and label is not None:
+        raise click.UsageError("expected --version or --label, got both")
+
+
+def _of_store(command: Any) -> Any:
+    """MODEL and where its store is; the command gets a Place."""
+    folder = click.Path(path_type=Path, resolve_path=True, file_okay=False)
+
+    @click.argument("model")
+    @_home
+    @click.option("--store", type=folder, help="Root of the store; that of the home by default.")
+    @wraps(command)
+    def with_place(home: Path, store: Path | None, **options: Any) -> None:
+        from pipelines.fleet_commands import place
+
+        command(place(home, store), **options)
+
+    return with_place
+
+
+_NUMBER = click.argument("version", type=click.IntRange(1), required=False)
+_OFFLINE = click.option("--offline", is_flag=True, help="Go by what servers served when they were last seen in order.")
+
+
+@main.command()
+@_of_store
+@_OFFLINE
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def versions(where: Any, model: str, offline: bool, as_json: bool) -> None:
+    """List the pushed versions of MODEL, the newest first.
+
+    For each: its labels, the servers of the fleet that serve it and since when, when it was pushed, its digest, the run that
+    made it, its MLflow run and metrics. The fleet is the one of the last push, remembered in the store; servers are asked, and
+    those that do not answer are named.
+    """
+    from pipelines.fleet_commands import show_versions
+
+    show_versions(where, model, offline=offline, as_json=as_json)
+
+
+@main.command()
+@_of_store
+@_NUMBER
+def promote(where: Any, model: str, version: int | None) -> None:
+    """Give the label "stable" to the canary of MODEL, or to VERSION.
+
+    On every server of the fleet, or on none. With a VERSION that is stable already, servers that were restarted get their
+    labels again. Without a fleet the labels are for `tfline serve MODEL`.
+    """
+    from pipelines.fleet_commands import promote_version
+
+    promote_version(where, model, version)
+
+
+@main.command()
+@_of_store
+@_NUMBER
+def rollback(where: Any, model: str, version: int | None) -> None:
+    """Go back to an earlier VERSION of MODEL, or to the one before.
+
+    All versions above it are renamed to withdrawn-NUMBER in the store and in the folders of the fleet, never deleted; such a
+    model is not pushed again while that folder is there. With labels and no VERSION, it goes back to the stable one.
+    """
+    from pipelines.fleet_commands import rollback_version
+
+    rollback_version(where, model, version)
+
+
+@main.command()
+@_of_store
+@click.option("--keep", type=click.IntRange(1), required=True, metavar="N", help="How many of the newest stay.")
+@_OFFLINE
+def prune(where: Any, model: str, keep: int, offline: bool) -> None:
+    """Remove old versions of MODEL, but none that a server serves or a label stands for.
+
+    Refuses when a server of the fleet cannot be asked, unless --offline. What was withdrawn stays.
+    """
+    from pipelines.fleet_commands import prune_versions
+
+    prune_versions(where, model, keep, offline=offline)
+
+
+@main.group(cls=_Group)
+def fleet() -> None:
+    """Several servers of a model."""
+
+
+@fleet.command()
+@click.argument("model", required=False)
+@_home
+@click.option("--instances", type=click.IntRange(1, 16), default=3, show_default=True, metavar="N", help="How many servers.")
+def up(model: str | None, home: Path, instances: int) -> None:
+    """Start local servers of MODEL on free ports, to try a fleet out.
+
+    They share the store's folder. Prints their addresses, how to ask them in turn, and what to write into pipeline.yaml to
+    push to them. Ctrl-C ends all of them.
+    """
+    from pipelines.fleet_up import fleet_up
+
+    fleet_up(home / "store", model, instances)
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from components.errors import UsageError
 from components.evaluate import Config as EvaluateConfig
 from components.export import Config as ExportConfig
+from components.infra_validate import Config as InfraValidateConfig
 from components.ingest import Config as IngestConfig
 from components.layout import SCHEMA_FILE
 from components.model import ModelConfig
@@ -21,16 +22,25 @@ from components.trainer import Config as TrainerConfig
 from components.validate_data import Config as ValidateDataConfig
 from components.validate_model import Config as ValidateModelConfig
 from pipelines.settings import load_settings
+from serving.errors import ServingError
+from serving.fleet_config import FleetConfig
 
 
 class PushSection(BaseModel):
-    """Where versions go. Attributes: the two roots, `{home}` allowed; the model's name, the pipeline's when None."""
+    """Where versions go.
+
+    Attributes:
+        store, tflite_store: The two roots, `{home}` allowed.
+        model: The model's name; the pipeline's when None.
+        fleet: Servers that a version is pushed to, and withdrawn from if not all of them take it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str = "{home}/store"
     tflite_store: str = "{home}/store-tflite"
     model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")
+    fleet: FleetConfig | None = None
 
 
 class GoldenSection(BaseModel):
@@ -62,6 +72,7 @@ class PipelineConfig(BaseModel):
         train, export: For a module with `build_model`.
         run_fn, golden: For a module with `run_fn`.
         quantize: null leaves the TFLite file out, for models that TFLite cannot hold.
+        infra_validate: null pushes models that no server has tried.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +90,7 @@ class PipelineConfig(BaseModel):
     validate_model: ValidateModelConfig
     evaluate: EvaluateConfig
     quantize: QuantizeConfig | None = QuantizeConfig()
+    infra_validate: InfraValidateConfig | None = InfraValidateConfig()
     push: PushSection = PushSection()
     runner: RunnerSection = RunnerSection()
 
@@ -102,17 +114,28 @@ def load_config(folder: Path, home: Path, *, environment: str | None = None, ove
         return str((folder / text.replace("{home}", str(home))).resolve())
 
     name = config.push.model or config.name
+    store, fleet = path(config.push.store), config.push.fleet
+    push = {"store": store, "tflite_store": path(config.push.tflite_store), "model": name}
     sections: dict[str, dict[str, Any]] = {
         "ingest": {"path": path(config.ingest.path)},
-        "push": {"store": path(config.push.store), "tflite_store": path(config.push.tflite_store), "model": name},
+        "push": {**push, "fleet": _located(fleet, Path(store), name, path)},
         "train": _unless_set(config.train, seed=config.seed),
         "evaluate": {**_unless_set(config.evaluate, label=config.model.label), "beam_args": config.runner.beam_args},
     }
     if config.quantize is not None:
         sections["quantize"] = _unless_set(config.quantize, label=config.model.label, seed=config.seed)
+    if config.infra_validate is not None:
+        sections["infra_validate"] = _unless_set(config.infra_validate, model=name)
     resolved = {key: getattr(config, key).model_copy(update=value) for key, value in sections.items()}
     # Not model_copy: it would count what is filled in here as set by the user.
     return PipelineConfig.model_construct(_fields_set=config.model_fields_set, **{**dict(config), **resolved})
+
+
+def _located(fleet: FleetConfig | None, store: Path, model: str, path: Callable[[str], str]) -> FleetConfig | None:
+    try:
+        return fleet.located(store, model, path) if fleet else None
+    except ServingError as error:
+        raise UsageError(str(error)) from error
 
 
 def _unless_set(section: BaseModel, **values: Any) -> dict[str, Any]:

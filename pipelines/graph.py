@@ -28,6 +28,7 @@ STAGES = (
     "champion",
     "evaluate",
     "quantize",
+    "infra-validate",
     "push",
 )
 """Every stage in the order of the graph; a stage's name is its TFX node id, its module `components.<name with underscores>`.
@@ -80,6 +81,8 @@ def stages_of(config: PipelineConfig, code: UserCode) -> tuple[str, ...]:
         left_out.add("transform")
     if config.quantize is None:
         left_out.add("quantize")
+    if config.infra_validate is None:
+        left_out.add("infra-validate")
     return tuple(stage for stage in STAGES if stage not in left_out)
 
 
@@ -137,11 +140,19 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
         quantized = make_component("quantize", config.quantize, {"model": model, "examples": raw})
         gates |= {"quantization": quantized.outputs["report"], "tflite": quantized.outputs["tflite"]}
         after.append(quantized)
+    if config.infra_validate is not None:
+        tried = make_component("infra_validate", config.infra_validate, {"model": model, "golden": golden})
+        gates["infra"] = tried.outputs["blessing"]
+        if config.infra_validate.max_latency_ms.judged:
+            # A server is slower beside a stage that computes.
+            for component in after:
+                tried.add_upstream_node(component)
+        after.append(tried)
     # What cannot be served is not worth measuring.
     for component in after:
         component.add_upstream_node(validated)
-    target = push.Config(store=store, tflite_store=config.push.tflite_store, model=name)
-    pushed = make_component("push", target, {**judged, **gates})
+    target = push.Config(store=store, tflite_store=config.push.tflite_store, model=name, fleet=config.push.fleet)
+    pushed = make_component("push", target, {**judged, **gates, **({"golden": golden} if target.fleet else {})})
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(home / "artifacts" / config.name),

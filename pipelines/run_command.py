@@ -293,8 +293,20 @@ def _finish(record: RunRecord, result: Result, journal: Journal) -> RunRecord:
 
 def resume_command(folder: Path, home: Path) -> str:
     """What to type to go on with a run that did not finish."""
-    extra = [] if home == Path(".tfline").resolve() else ["--home", str(home)]
-    return shlex.join(["tfline", "run", str(folder), "--resume", *extra])
+    return shlex.join(["tfline", "run", str(folder), "--resume", *_home_option(home)])
+
+
+def serve_command(pushed: Pushed, home: Path) -> str:
+    """What to type to serve a version that was pushed, and each later one, by gRPC on port 8500 and REST on port 8501."""
+    folder = Path(pushed.path).parent
+    if folder.resolve() == (home / "store" / pushed.model).resolve():
+        return shlex.join(["tfline", "serve", pushed.model, *_home_option(home)])
+    flags = {"port": 8500, "rest_api_port": 8501, "model_name": pushed.model, "model_base_path": folder}
+    return shlex.join(["tfline", "serve", *(f"--{name}={value}" for name, value in flags.items())])
+
+
+def _home_option(home: Path) -> list[str]:
+    return [] if home == Path(".tfline").resolve() else ["--home", str(home)]
 
 
 def tell(record: RunRecord, stages: dict[str, StageRecord], folder: Path, home: Path, console: Console) -> int:
@@ -339,5 +351,6 @@ def _tell_success(record: RunRecord, stages: dict[str, StageRecord], folder: Pat
     if pushed.tflite_differs:
         say("  The TFLite file of this run is another one; that of a pushed version never changes. It is in the run's artifacts.")
     say(f"  records     {Journal(home).run_dir(record.run_id)}")
+    say(f"To serve it: {serve_command(pushed, home)}")
     if stages["schema"].summary.params.get("origin") == "inferred":
         say(f"The schema was inferred; to review it: tfline schema {shlex.quote(str(folder))}")

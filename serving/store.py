@@ -36,13 +36,15 @@ __all__ = [
     "Version",
     "VersionStore",
     "check_model_name",
+    "export_digest",
     "prune_together",
     "publish_together",
     "tree_digest",
 ]
 
 MODEL_DIGEST = "model_digest"
-"""Metadata key of a TFLite version: the digest of the SavedModel that it was made from."""
+"""Metadata key. Of a TFLite version: the digest of the SavedModel version that it belongs to. Of a SavedModel version: the digest
+of the export that it was made from, to which files may have been added (warm-up requests)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,10 @@ class VersionStore:
     def find(self, digest: str) -> Version | None:
         """The published version with this digest (the newest, should a TFLite store have several); None when there is none."""
         return next((version for version in reversed(self.versions()) if version.digest == digest), None)
+
+    def find_export(self, digest: str) -> Version | None:
+        """The newest SavedModel version that was made from the export with this digest; None when there is none."""
+        return next((version for version in reversed(self.versions()) if export_digest(version) == digest), None)
 
     def next_version(self) -> int:
         """The number that the next version gets: above all that were ever given out, and above all foreign ones."""
@@ -195,12 +201,19 @@ class VersionStore:
         return self._disk.reveal(staged)
 
 
+def export_digest(version: Version) -> str:
+    """The digest of the export that a SavedModel version was made from; its own where its manifest says nothing of one."""
+    return version.metadata.get(MODEL_DIGEST, version.digest)
+
+
 def publish_together(
     models: VersionStore,
     tflite: VersionStore | None,
     model_dir: Path,
     tflite_dir: Path | None,
     metadata: Mapping[str, str] | None = None,
+    *,
+    at_least: int = 1,
 ) -> Published:
     """Publishes a SavedModel and its TFLite file under one number, each in its own store.
 
@@ -216,6 +229,7 @@ def publish_together(
         model_dir: Folder of the SavedModel.
         tflite_dir: Folder with the TFLite file.
         metadata: Goes into both manifests; the TFLite one also says `MODEL_DIGEST`.
+        at_least: The lowest number that may be given to a new version.
 
     Raises:
         StoreError: No model version was published; see `VersionStore.publish`. Also when the two stores share a folder, or the
@@ -227,7 +241,8 @@ def publish_together(
         if tflite is not None or tflite_dir is not None:
             raise StoreError("Expected a TFLite store and a TFLite folder together, or neither; got one of them.")
         with models._disk.changing("publish to"):
-            model, new = models._publish_locked(model_dir, digest, metadata, None)
+            number = None if models.find(digest) else max(at_least, models.next_version())
+            model, new = models._publish_locked(model_dir, digest, metadata, number)
             return Published(model, None, new)
     tflite_digest = _source_digest(tflite_dir)
     twin_metadata = {**metadata, MODEL_DIGEST: digest}
@@ -237,8 +252,8 @@ def publish_together(
             models.verify(found.number)
             twin = _twin(tflite, found) or tflite._give(tflite_dir, tflite_digest, found.number, twin_metadata)
             return Published(found, twin, new=False, tflite_differs=twin.digest != tflite_digest)
-        orphan = _orphan(models, tflite, digest, tflite_digest)
-        number = orphan.number if orphan else max(models.next_version(), tflite.next_version())
+        orphan = _orphan(models, tflite, digest, tflite_digest, at_least)
+        number = orphan.number if orphan else max(models.next_version(), tflite.next_version(), at_least)
         staged = models._disk.stage(model_dir, digest, number, metadata)
         models._disk.reserve(staged)  # before the TFLite version shows, so that no model pushed without one can take its number
         twin = orphan or tflite._give(tflite_dir, tflite_digest, number, twin_metadata)
@@ -289,9 +304,9 @@ def _twin(tflite: VersionStore, model: Version) -> Version | None:
     return None
 
 
-def _orphan(models: VersionStore, tflite: VersionStore, digest: str, tflite_digest: str) -> Version | None:
+def _orphan(models: VersionStore, tflite: VersionStore, digest: str, tflite_digest: str, at_least: int) -> Version | None:
     """The TFLite version of a push of the same two folders that was killed before its model showed."""
-    lowest = models._disk.highest_visible() + 1
+    lowest = max(models._disk.highest_visible() + 1, at_least)
     for version in reversed(tflite.versions()):
         if version.number >= lowest and (version.metadata.get(MODEL_DIGEST), version.digest) == (digest, tflite_digest):
             with suppress(StoreError):  # a damaged one is passed over, like that of another model

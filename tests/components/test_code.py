@@ -112,7 +112,8 @@ def test_shared_module_behind_a_link(tmp_path: Path) -> None:
 def test_missing_module(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         bundle(tmp_path / "model.py")
-    expected = f"{tmp_path / 'model.py'}: expected a Python module with build_model(inputs, config), found no such file"
+    wanted = "a Python module with build_model(inputs, config) or run_fn(fn_args)"
+    expected = f"{tmp_path / 'model.py'}: expected {wanted}, found no such file"
     assert str(caught.value) == expected
 
 

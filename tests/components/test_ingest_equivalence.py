@@ -45,7 +45,7 @@ def write(folder: Path) -> Path:
         with (folder / f"rows-{number}.csv").open("w", encoding="utf-8", newline="") as file:
             # CsvExampleGen knows no quotes in a header, but takes the spaces at its ends away.
             file.write(f" {','.join(rows[0])} \n\n")
-            quoting = csv.QUOTE_ALL if number == 1 else csv.QUOTE_MINIMAL
+            quoting: Any = csv.QUOTE_ALL if number == 1 else csv.QUOTE_MINIMAL
             csv.DictWriter(file, rows[0], lineterminator="\n", quoting=quoting).writerows(rows[number::3])
     return folder
 

@@ -11,7 +11,7 @@ import pytest
 
 from components import champion, push
 from components.errors import GateRefused
-from components.layout import SERVING_DIR
+from components.layout import SERVING_DIR, WARMUP_FILE
 from components.records import Pushed
 from components.summary import SUMMARY_FILE, Refusal, Summary
 from serving.store import VersionStore, tree_digest
@@ -46,7 +46,9 @@ class Bench:
         champion.run({"model": model}, {"champion": folder}, self.champion_config, self.resolve(model))
         return folder
 
-    def push(self, content: str, *, refusals: Mapping[str, Refusal] | None = None, run_id: str = "run-1") -> Path:
+    def push(
+        self, content: str, *, refusals: Mapping[str, Refusal] | None = None, run_id: str = "run-1", warmup: bytes = b""
+    ) -> Path:
         """A whole run's last stages; the PushedModel artifact."""
         model = self.model(content)
         inputs = {
@@ -61,6 +63,10 @@ class Bench:
             inputs[gate].mkdir(exist_ok=True)
             summary = Summary(refusal=(refusals or {}).get(gate))
             (inputs[gate] / SUMMARY_FILE).write_text(summary.model_dump_json(), encoding="utf-8")
+        if warmup:
+            file = inputs["infra"] / WARMUP_FILE
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(warmup)
         folder = self.folder / "artifacts" / f"pushed-{content}-{run_id}"
         folder.mkdir()
         self.properties = push.run(inputs, {"pushed": folder}, self.push_config, run_id)
@@ -151,6 +157,7 @@ def test_push(bench: Bench) -> None:
         "run_id": "run-2",
         "champion_version": "1",
         "champion_digest": tree_digest(bench.model("a") / SERVING_DIR),
+        "model_digest": expected.digest,
     }
     summary = push.summarise({"pushed": [str(folder)]})
     assert (summary.headline, summary.metrics) == ("digits version 2", {"version": 2})
@@ -164,6 +171,38 @@ def test_the_same_model_is_pushed_once(bench: Bench) -> None:
     assert second == first.model_copy(update={"new": False})
     assert bench.properties == {"pushed": {"pushed": 0}}
     assert files(bench.folder / "store") == before
+
+
+def test_recorded_warm_up_requests_go_into_the_version(bench: Bench) -> None:
+    bench.push("a", warmup=b"requests of a")
+    version, model = bench.store.verify(1), bench.model("a")
+    digest = tree_digest(model / SERVING_DIR)
+    assert (version.path / "assets.extra" / "tf_serving_warmup_requests").read_bytes() == b"requests of a"
+    assert (version.digest != digest, version.metadata["model_digest"]) == (True, digest)
+    assert not (model / SERVING_DIR / "assets.extra").exists(), "the artifact is only read"
+    assert push.resolve({"model": model}, bench.push_config) == {"version": 1}
+    assert bench.resolve(model) == {"version": 0, "digest": ""}
+    assert bench.resolve(bench.model("b")) == {"version": 1, "digest": digest}
+    assert (bench.find_champion(bench.model("b")) / SERVING_DIR / "saved_model.pb").read_text() == "graph of a"
+
+
+def test_other_warm_up_requests_make_no_other_version(bench: Bench) -> None:
+    first = push.read_result(bench.push("a", warmup=b"some"))
+    before = files(bench.folder)
+    for run_id, warmup in (("run-2", b"others"), ("run-3", b"")):
+        again = push.read_result(bench.push("a", run_id=run_id, warmup=warmup))
+        assert (again, again.tflite_differs) == (first.model_copy(update={"new": False}), False)
+    store = {name: text for name, text in files(bench.folder).items() if name.startswith("store")}
+    assert store == {name: text for name, text in before.items() if name.startswith("store")}
+
+
+def test_a_version_pushed_before_exports_were_named_is_found(bench: Bench) -> None:
+    model = bench.model("a")
+    bench.store.publish(model / SERVING_DIR, metadata={"champion_version": "0", "champion_digest": ""})
+    assert push.resolve({"model": model}, bench.push_config) == {"version": 1}
+    assert bench.resolve(bench.model("b")) == {"version": 1, "digest": tree_digest(model / SERVING_DIR)}
+    pushed = push.read_result(bench.push("a", warmup=b"requests"))
+    assert (pushed.version, pushed.new) == (1, False)
 
 
 def test_a_model_that_was_taken_out_is_pushed_again(bench: Bench) -> None:

@@ -23,6 +23,7 @@ evaluate:
   metrics: {accuracy: {kind: BinaryAccuracy}}
   thresholds: [{metric: accuracy, at_least: 0.7}]
 quantize: {max_accuracy_drop: 0.1}
+infra_validate: null
 """
 
 PREPROCESSING = """\

@@ -26,10 +26,14 @@ def test_every_stage_completes_and_the_model_is_in_the_store(digits: Any) -> Non
     store = VersionStore(digits.home / "store", "digits")
     store.verify(1)
     assert tree_digest(Path(stages["export"].outputs["model"][0], SERVING_DIR)) == record.pushed.digest
+    assert store.get(1).metadata["model_digest"] == record.pushed.digest
+    assert stages["infra-validate"].summary.metrics["warmup_requests"] == 16
+    assert (store.get(1).path / "assets.extra" / "tf_serving_warmup_requests").is_file()
     VersionStore(digits.home / "store-tflite", "digits").verify(1)
     assert Path(record.pushed.tflite_path).is_file()
     assert "Pushed digits version 1" in digits.first.output
     assert record.pushed.path in digits.first.output
+    assert f"To serve it: tfline serve digits --home {digits.home}" in digits.first.output
 
 
 def test_the_model_is_a_good_one(digits: Any) -> None:
@@ -76,6 +80,18 @@ def test_a_size_budget_refuses(digits: Any) -> None:
     assert typed.code == 3
     assert "Refused by the size gate:" in typed.output
     assert digits.states()["push"] == "pending"
+
+
+def test_a_server_that_is_too_slow_with_it_refuses(digits: Any) -> None:
+    before = sorted(path.name for path in (digits.home / "store" / "digits").iterdir())
+    typed = digits("run", DIGITS, "--set", "infra_validate={server: embedded, requests: 5, max_latency_ms: {p99: 0.000_1}}")
+    assert typed.code == 3, typed.output
+    assert "Refused by the infra gate:" in typed.output
+    assert "by gRPC, dense: p99 of 5 requests of 1 example is " in typed.output and "at most 0.0001 ms allowed" in typed.output
+    assert "server log: " in typed.output
+    assert "Nothing was pushed; what is served is untouched." in typed.output
+    assert digits.states()["push"] == "pending"
+    assert sorted(path.name for path in (digits.home / "store" / "digits").iterdir()) == before
 
 
 def test_a_declared_signature_that_the_export_lacks_refuses(digits: Any) -> None:

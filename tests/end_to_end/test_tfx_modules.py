@@ -15,7 +15,7 @@ from tests.end_to_end.tfx_modules import write_pipeline
 
 WITH_TRANSFORM = (
     *("ingest", "statistics", "schema", "validate-data", "transform", "trainer", "golden"),
-    *("validate-model", "champion", "evaluate", "push"),
+    *("validate-model", "champion", "evaluate", "infra-validate", "push"),
 )
 STACK = "import sys; from pipelines.cli import main; main()"
 

@@ -35,6 +35,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PipelineConfig]:
     folder = write_pipeline(tmp_path_factory.mktemp("kubeflow") / "pipeline")
+    settings = folder / "pipeline.yaml"
+    settings.write_text(settings.read_text().replace("infra_validate: null", "infra_validate: {server: embedded, requests: 10}"))
     home = folder.parent / "home"
     output = folder.parent / "spec.yaml"
     config = load_config(folder, home)
@@ -71,8 +73,7 @@ def test_nothing_of_the_pipelines_folder_is_needed_but_its_data(compiled: tuple[
 
 def test_the_code_of_every_stage_of_ours_is_in_the_spec_and_so_in_the_cache_key(compiled: tuple[Path, PipelineConfig]) -> None:
     text = compiled[0].read_text(encoding="utf-8")
-    stock = {"statistics"}
-    assert {stage for stage in STAGES if stage_digest(module_of(stage)) not in text} == stock
+    assert [stage for stage in STAGES if stage_digest(module_of(stage)) not in text] == []
 
 
 def test_a_module_with_run_fn_compiles(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_module_with_run_fn_compiles(tmp_path: Path) -> None:
     assert process.exitcode == 0
     tasks = yaml.safe_load(output.read_text(encoding="utf-8"))["root"]["dag"]["tasks"]
     assert set(tasks) == set(ALL_STAGES) - {"train", "export", "quantize"}
-    assert set(tasks["push"]["inputs"]["artifacts"]) == {"model", "champion", "validation", "evaluation"}
+    assert set(tasks["push"]["inputs"]["artifacts"]) == {"model", "champion", "validation", "evaluation", "infra"}
     assert stage_digest("components.trainer") in output.read_text(encoding="utf-8")
 
 
@@ -102,6 +103,8 @@ def test_every_stage_runs_under_tfxs_entrypoint(
     assert (pushed.model, pushed.version, pushed.new) == ("small", 1, True)
     VersionStore(Path(compiled[1].push.store), "small").verify(1)
     assert rehearsed["evaluate"]["blessing"]["metadata"]["blessed"] == 1
+    assert rehearsed["infra-validate"]["blessing"]["metadata"]["blessed"] == 1
+    assert (Path(pushed.path) / "assets.extra" / "tf_serving_warmup_requests").is_file()
 
 
 def test_a_refusal_fails_its_task(
