@@ -203,3 +203,5 @@ def _parse(path: Path) -> ast.Module:
         return ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
         raise UsageError(f"{path}:{error.lineno}: {error.msg}") from None
+    except ValueError as error:  # what Python 3.11.3 and older say to a null byte
+        raise UsageError(f"{path}:1: {error}") from None

@@ -33,13 +33,6 @@ def compression(file: str) -> str:
         return "GZIP" if opened.read(2) == b"\x1f\x8b" else ""
 
 
-def has_records(files: list[str]) -> bool:
-    """Whether at least one of some files holds at least one record; reads no further than that."""
-    import tensorflow as tf
-
-    return any(bool(list(tf.data.TFRecordDataset(file, compression_type=compression(file)).take(1))) for file in files)
-
-
 def records(files: list[str]) -> Any:
     """A tf.data.Dataset of the serialized examples of some files, in file order."""
     import tensorflow as tf

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.errors import TflineError
-from components.examples import batches, compression, has_records, records, split_files
+from components.examples import batches, compression, records, split_files
 from tests.components.small_line import example, write_records
 
 COUNTS = (70, 45, 20)
@@ -134,9 +134,3 @@ def test_artifact_without_splits(tmp_path: Path) -> None:
     with pytest.raises(TflineError) as caught:
         split_files(tmp_path, "train")
     assert str(caught.value) == f"no examples of split 'train' in {tmp_path}; splits there: none"
-
-
-def test_whether_there_is_a_record(tmp_path: Path) -> None:
-    empty = [str(write_records(tmp_path / name, [])) for name in ("a", "b.gz")]
-    assert not has_records(empty)
-    assert has_records([*empty, str(write_records(tmp_path / "c.gz", [example(0)]))])
