@@ -65,7 +65,7 @@ def test_golden_answers_are_right(exported: Stage) -> None:
     records = golden_records(exported["golden"])
     labels = [tf.train.Example.FromString(record).features.feature["label"].int64_list.value[0] for record in records]
     guesses = arrays(exported["golden"] / "outputs.npz")["label_chances"].argmax(axis=1)
-    assert np.mean(guesses == labels) > 0.8
+    assert np.mean(guesses == labels) > 0.7
 
 
 def test_golden_examples_are_the_first_held_out_ones(exported: Stage, raw: Path) -> None:
