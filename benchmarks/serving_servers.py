@@ -104,7 +104,7 @@ def wait_until_answered(target: Target) -> None:
     Raises:
         RuntimeError: It does not within two minutes.
     """
-    request = urllib.request.Request(  # noqa: S310 - http, on loopback
+    request = urllib.request.Request(
         f"http://127.0.0.1:{target.port}{target.path}", target.payload(rows(1)), {"Content-Type": "application/json"}
     )
     end = time.monotonic() + START_SECONDS
