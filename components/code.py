@@ -171,16 +171,27 @@ def _closure(start: Path, root: Path) -> set[Path]:
     waiting = [start]
     while waiting:
         path = waiting.pop()
-        if path in found:
-            continue
-        found.add(path)
-        for name in _imported(path, root):
-            parts = name.split(".")
-            # `import a.b` runs a/__init__.py too.
-            for depth in range(1, len(parts) + 1):
-                target = root.joinpath(*parts[:depth])
-                candidates = (target.with_name(f"{target.name}.py"), target / "__init__.py")
-                waiting.extend(candidate for candidate in candidates if candidate.is_file())
+        if path not in found:
+            found.add(path)
+            waiting.extend(_files_imported_by_ours(path) if root == _ROOT else _files_imported(path, root))
+    return found
+
+
+@cache
+def _files_imported_by_ours(path: Path) -> set[Path]:
+    """`_files_imported` of a file of tfline's own, which every stage's digest asks for again; it is the same all along."""
+    return _files_imported(path, _ROOT)
+
+
+def _files_imported(path: Path, root: Path) -> set[Path]:
+    found: set[Path] = set()
+    for name in set(_imported(path, root)):
+        parts = name.split(".")
+        # `import a.b` runs a/__init__.py too.
+        for depth in range(1, len(parts) + 1):
+            target = root.joinpath(*parts[:depth])
+            candidates = (target.with_name(f"{target.name}.py"), target / "__init__.py")
+            found.update(candidate for candidate in candidates if candidate.is_file())
     return found
 
 

@@ -115,13 +115,18 @@ def _write_saved_model(model: Any, transform: Any, raw_spec: Mapping[str, Any], 
     import tensorflow as tf
     import tf_keras as keras
 
+    # AutoGraph would rewrite the source of TFT, whose conditions are all Python's own: half the time of an export.
+    transformed = tf.autograph.experimental.do_not_convert(transform)
+
     def answer(features: Mapping[str, Any]) -> dict[str, Any]:
-        return named_outputs(model, model(transform(features), training=False))
+        return named_outputs(model, model(transformed(features), training=False))
 
     archive = keras.export.ExportArchive()
     archive.track(model)
-    # The transform's own graph is a SavedModel with tables and assets; it is tracked whole, the Keras model by its variables.
-    archive.transform = transform
+    # The Keras model is tracked by its variables, the transform by the SavedModel under it, with tables and assets: the layer
+    # itself would be traced once more for a signature that nobody calls.
+    archive.transform = tf.Module()
+    archive.transform.loaded = transform._saved_model_loader_tracked_dict
     archive.add_endpoint(
         "serving_default",
         lambda examples: answer(tf.io.parse_example(examples, dict(raw_spec))),

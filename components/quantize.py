@@ -33,6 +33,8 @@ from components.tflite_evaluate import Comparison, Edge
 INPUTS: Mapping[str, str] = {"model": "Model", "examples": "Examples"}
 OUTPUTS: Mapping[str, str] = {"tflite": "TFLiteModel", "report": "QuantizationReport"}
 REPORT = "report"
+# The runner keeps a copy of the stage's process, for `run_isolated`.
+FORKS = True
 
 PREPARE = "components.tflite_convert:prepare"
 CONVERT = "components.tflite_convert:convert"
@@ -208,7 +210,7 @@ def _prepare(saved_model_dir: Path, examples_dir: Path, work: str, config: Confi
         include={"signature", "output", "label", "train_split", "eval_split", "representative_examples", "seed", "batch_size"}
     ) | {"saved_model_dir": str(saved_model_dir), "examples_dir": str(examples_dir), "folder": work}
     try:
-        return Prepared.model_validate(run_isolated(PREPARE, arguments, timeout_seconds=config.timeout_seconds))
+        return Prepared.model_validate(run_isolated(PREPARE, arguments, timeout_seconds=config.timeout_seconds, fork=True))
     except IsolatedError as error:
         raise TflineError(f"reading the examples and running the float model failed: {error}") from error
 
@@ -224,7 +226,7 @@ def _convert(saved_model_dir: Path, work: Path, config: Config) -> tuple[Convert
         "target": str(target),
     }
     try:
-        converted = Converted.model_validate(run_isolated(CONVERT, arguments, timeout_seconds=config.timeout_seconds))
+        converted = Converted.model_validate(run_isolated(CONVERT, arguments, timeout_seconds=config.timeout_seconds, fork=True))
     except IsolatedError as error:
         raise TflineError(f"the conversion of signature {config.signature!r} to int8 TFLite failed: {error}") from error
     content = target.read_bytes()

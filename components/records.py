@@ -83,6 +83,9 @@ class RunRecord(BaseModel):
         folder: The pipeline's folder, absolute.
         config: The whole resolved configuration, as JSON types; it never holds secrets.
         stages: The stages' names in the order of the graph.
+        request: SHA-256 of all that was asked for and of the input's state (pipelines/unchanged.py).
+        outside: SHA-256 of what stages found outside the pipeline when the run had ended.
+        same_as: The run whose results these are, when nothing had changed since; "" for a run that TFX made.
         refusals: What the gates said, when `state` is "refused".
         error: One message, when `state` is "failed".
     """
@@ -100,6 +103,9 @@ class RunRecord(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     stages: tuple[str, ...] = ()
+    request: str = ""
+    outside: str = ""
+    same_as: str = ""
     pushed: Pushed | None = None
     refusals: tuple[Refusal, ...] = ()
     error: str = ""

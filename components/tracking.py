@@ -28,6 +28,7 @@ from components.tracking_store import (
     connected,
     explain,
     is_server,
+    load,
     tracking_uri,
     ui_server,
     without_credentials,
@@ -214,9 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (watching, showing):
         command.add_argument("--home", type=Path, required=True)
     watching.add_argument("--run", required=True)
+    watching.add_argument("--await-begin", action="store_true", help="Load MLflow, then wait for a line on standard input.")
     showing.add_argument("--port", type=int, default=5000)
     asked = parser.parse_args(arguments)
     if asked.command == "watch":
+        if asked.await_begin:
+            load(asked.home)
+            if not sys.stdin.readline():
+                return 0
         if not (Journal(asked.home).run_dir(asked.run) / "run.json").exists():
             parser.error(f"there is no run {asked.run!r} under {asked.home / 'runs'}")
         # Ctrl-C reaches every process of the terminal; the runner notes the interruption, and that is to be written, too.

@@ -109,6 +109,13 @@ def explain(error: BaseException, uri: str) -> str:
     return f"MLflow at {where}: {scrub(text, uri)[:300] or type(error).__name__}"
 
 
+def load(home: Path) -> None:
+    """Imports MLflow, which takes two seconds, before `connected` has need of it."""
+    with _environment(tracking_uri(home)):
+        import mlflow.store.tracking.sqlalchemy_store
+        import mlflow.tracking.client  # noqa: F401
+
+
 @contextmanager
 def connected(home: Path) -> Iterator[Any]:
     """Gives an MlflowClient of a store that has just answered.

@@ -45,6 +45,8 @@ INPUTS: Mapping[str, str] = {"model": "Model", "golden": "GoldenExamples"}
 OUTPUTS: Mapping[str, str] = {"report": "ValidationReport"}
 
 REPORT = "report"
+# The runner keeps a copy of the stage's process, for `run_isolated`: it has TFX imported, which adds no op, and has met no model.
+FORKS = True
 """The output whose report makes this stage a gate."""
 
 CHECKS = ("size", "parses", "signatures", "assets", "ops", "weights", "loads", "numeric", "empty_batch")
@@ -144,7 +146,9 @@ def validate_model(model_dir: Path, golden_dir: Path, config: Config) -> Report:
             "progress": str(progress),
         }
         try:
-            found = run_isolated("components.validate_model:examine", arguments, timeout_seconds=config.timeout_seconds)
+            found = run_isolated(
+                "components.validate_model:examine", arguments, timeout_seconds=config.timeout_seconds, fork=True
+            )
             return Report.model_validate(found)
         except ProcessLost as error:
             found = json.loads(progress.read_text(encoding="utf-8")) if progress.exists() else _Progress(serving, config).report

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from components import champion, push
 from components.code import bundle, names_of, stage_digest
 from components.errors import UsageError
 from components.model import UserModel
@@ -100,6 +103,16 @@ def code_digests(code: UserCode) -> dict[str, str]:
     return digests
 
 
+def looking_outside(config: PipelineConfig) -> dict[str, BaseModel]:
+    """The stages whose result depends on more than their inputs (their modules have a `resolve`), each with its configuration."""
+    store, name = config.push.store, str(config.push.model)
+    return {
+        "champion": champion.Config(store=store, model=name),
+        **({"infra-validate": config.infra_validate} if config.infra_validate else {}),
+        "push": push.Config(store=store, tflite_store=config.push.tflite_store, model=name, fleet=config.push.fleet),
+    }
+
+
 def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: UserCode) -> Any:
     """Makes the TFX pipeline of a configuration.
 
@@ -114,10 +127,10 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
     """
     from tfx.orchestration import metadata, pipeline
 
-    from components import champion, ingest, push, schema, statistics
+    from components import ingest, schema, statistics
     from components.tfx_stage import make_component
 
-    store, name = config.push.store, str(config.push.model)
+    outside = looking_outside(config)
     ingested = ingest.component(config.ingest)
     raw = ingested.outputs["examples"]
     counted = statistics.component(raw)
@@ -131,7 +144,7 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
     allow = config.validate_model.allow_optimizer
     rules = config.validate_model.model_copy(update={"allow_optimizer": code.trains_itself if allow is None else allow})
     validated = make_component("validate_model", rules, {"model": model, "golden": golden})
-    best = make_component("champion", champion.Config(store=store, model=name), {"model": model})
+    best = make_component("champion", outside["champion"], {"model": model})
     judged = {"model": model, "champion": best.outputs["champion"]}
     evaluated = make_component("evaluate", config.evaluate, {**judged, "examples": raw, "schema": data["schema"]})
     gates = {"validation": validated.outputs["report"], "evaluation": evaluated.outputs["evaluation"]}
@@ -151,8 +164,7 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
     # What cannot be served is not worth measuring.
     for component in after:
         component.add_upstream_node(validated)
-    target = push.Config(store=store, tflite_store=config.push.tflite_store, model=name, fleet=config.push.fleet)
-    pushed = make_component("push", target, {**judged, **gates, **({"golden": golden} if target.fleet else {})})
+    pushed = make_component("push", outside["push"], {**judged, **gates, **({"golden": golden} if config.push.fleet else {})})
     return pipeline.Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(home / "artifacts" / config.name),

@@ -19,7 +19,13 @@ from multiprocessing.context import ForkProcess
 from typing import Any, Protocol
 
 from tfx.dsl.compiler import constants
-from tfx.orchestration.portable import partial_run_utils, runtime_parameter_utils, tfx_runner
+from tfx.orchestration.local import runner_utils  # noqa: F401 - here, so that not every stage's process has to import it
+from tfx.orchestration.portable import (
+    launcher,  # noqa: F401 - as well
+    partial_run_utils,
+    runtime_parameter_utils,
+    tfx_runner,
+)
 
 from components.records import Journal, StageRecord
 from pipelines.node_process import Outcome, run_node, take_snapshot

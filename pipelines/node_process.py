@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.errors import GateRefused, TflineError
+from components.isolate import copy_kept
 from components.summary import Summary
 from pipelines.graph import module_of
 
@@ -61,7 +63,10 @@ def run_node(node: Any, pipeline: Any, log: Path, parent: int, pipe: Connection)
     logger.addHandler(channel)
     logger.setLevel(logging.INFO)
     try:
-        outcome = _launch(node, pipeline)
+        forks = getattr(importlib.import_module(module_of(node.node_info.id)), "FORKS", False)
+        # The copy is made here because TFX's launcher starts threads.
+        with copy_kept() if forks else nullcontext():
+            outcome = _launch(node, pipeline)
     except BaseException as error:
         traceback.print_exc()
         # Whatever the kind of error, the run had started: of tfline's exit codes only a gate's fits beside 1.

@@ -7,6 +7,7 @@ written. Exit codes: 0 pushed or nothing to do, 2 bad usage or configuration, 3 
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import socket
@@ -28,6 +29,7 @@ from pipelines.config import PipelineConfig, curated_schema, load_config
 from pipelines.graph import UserCode, code_digests, create_pipeline, keras_of, stages_of
 from pipelines.run_lock import run_lock
 from pipelines.tracker import Tracker
+from pipelines.unchanged import cached, outside_digest, request_digest, same_run
 from pipelines.view import RunView
 
 if TYPE_CHECKING:
@@ -55,6 +57,13 @@ class Plan:
     code: UserCode
     options: Options
     run_id: str
+    request: str
+
+    def earlier(self, journal: Journal) -> RunRecord | None:
+        """The run that did all this already. Whoever names stages, or resumes, wants them looked at."""
+        if self.options.resume or self.options.first or self.options.last:
+            return None
+        return same_run(journal, self.config, self.request)
 
 
 def run_pipeline(folder: Path, home: Path, options: Options, console: Console) -> int:
@@ -88,8 +97,8 @@ def run_pipeline(folder: Path, home: Path, options: Options, console: Console) -
         _settle_dead_runs(journal, config.name)
         if ingest.prepare(config.ingest, folder):
             console.print(f"data written to {config.ingest.path}", highlight=False, soft_wrap=True)
-        ingest.input_files(config.ingest)
-        return _run(Plan(folder, home, config, code, options, run_id), journal, console)
+        request = request_digest(config, folder, code, ingest.input_files(config.ingest))
+        return _run(Plan(folder, home, config, code, options, run_id, request), journal, console)
 
 
 def _run(plan: Plan, journal: Journal, console: Console) -> int:
@@ -109,33 +118,65 @@ def _run(plan: Plan, journal: Journal, console: Console) -> int:
             "to": plan.options.last,
         },
         stages=stages_of(plan.config, plan.code),
+        request=plan.request,
     )
-    with RunView(console, f"{plan.config.name}  run {plan.run_id}", record.stages) as view:
-        view.phase("loading TensorFlow and TFX")
-        with _native_output_to(journal.log_path(plan.run_id, "loading")):
-            runner, pipeline, run_options = _make_runner(plan, journal, view)
-        journal.write_run(record)
-        tracker = Tracker(plan.home, plan.run_id)
-        view.phase("")
-        try:
-            result = runner.run(pipeline, run_options=run_options)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            told = "" if stopped else f"{type(error).__name__}: {error}"
-            record = record.model_copy(
-                update={"state": "interrupted" if stopped else "failed", "finished": time.time(), "error": told}
-            )
-            journal.write_run(record)
-            tracker.finish()
-            if not stopped:
-                raise
+    earlier = plan.earlier(journal)
+    with (
+        RunView(console, f"{plan.config.name}  run {plan.run_id}", record.stages) as view,
+        Tracker(plan.home, plan.run_id) as tracker,
+    ):
+        if earlier:
+            record = _repeat(record, earlier, journal, view)
+            tracker.begin()
         else:
-            record = _finish(record, result, journal)
-            view.phase("writing to MLflow")
-            tracker.finish()
+            record = _run_stages(record, plan, journal, view, tracker)
+        view.phase("writing to MLflow")
+        tracker.finish()
     for warning in tracker.warnings:
         console.print(warning, style="yellow", highlight=False, soft_wrap=True)
     return tell(record, journal.stages(plan.run_id), plan.folder, plan.home, console)
+
+
+def _run_stages(record: RunRecord, plan: Plan, journal: Journal, view: RunView, tracker: Tracker) -> RunRecord:
+    """Has TFX run what is not in its cache; returns the record of what came of it, which is written."""
+    view.phase("loading TensorFlow and TFX")
+    with _native_output_to(journal.log_path(plan.run_id, "loading")), _without_garbage_collection():
+        runner, pipeline, run_options = _make_runner(plan, journal, view)
+    journal.write_run(record)
+    tracker.begin()
+    view.phase("")
+    try:
+        result = runner.run(pipeline, run_options=run_options)
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        told = "" if stopped else f"{type(error).__name__}: {error}"
+        record = record.model_copy(
+            update={"state": "interrupted" if stopped else "failed", "finished": time.time(), "error": told}
+        )
+        journal.write_run(record)
+        if not stopped:
+            tracker.finish()
+            raise
+        return record
+    return _finish(record, result, journal, plan)
+
+
+def _repeat(record: RunRecord, earlier: RunRecord, journal: Journal, view: RunView) -> RunRecord:
+    """Writes down a run that has nothing to do."""
+    journal.write_run(record)
+    for stage in journal.stages(earlier.run_id).values():
+        journal.write_stage(record.run_id, cached(stage))
+        view.stage(cached(stage))
+    done = {
+        "state": "complete",
+        "finished": time.time(),
+        "pushed": earlier.pushed and earlier.pushed.model_copy(update={"new": False}),
+        "outside": earlier.outside,
+        "same_as": earlier.same_as or earlier.run_id,
+    }
+    record = record.model_copy(update=done)
+    journal.write_run(record)
+    return record
 
 
 @contextmanager
@@ -151,6 +192,21 @@ def _native_output_to(log: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Imports without the garbage collector, and hides from it what they made.
+
+    The million objects of TensorFlow and TFX stay to the end. Looking through them takes two seconds while they are imported,
+    two more when Python ends, and in every forked stage it would copy the memory they are in.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _make_runner(plan: Plan, journal: Journal, view: RunView) -> tuple[Any, Any, Any]:
@@ -243,8 +299,11 @@ def _base_run(plan: Plan, journal: Journal, pipeline: Any, first: str) -> str:
     changed: list[str] = []
     for record in journal.runs(plan.config.name):
         stages = journal.stages(record.run_id)
-        if record.run_id == plan.run_id or any(
-            stages[stage].state not in ("complete", "cached") if stage in stages else True for stage in needed
+        # MLMD knows nothing of a run that had nothing to do.
+        if (
+            record.same_as
+            or record.run_id == plan.run_id
+            or any(stages[stage].state not in ("complete", "cached") if stage in stages else True for stage in needed)
         ):
             continue
         differ = [stage for stage in needed if stages[stage].spec_digest != specs[stage]]
@@ -266,7 +325,7 @@ def _refuse_changed_stages(stages: dict[str, StageRecord], specs: dict[str, str]
         )
 
 
-def _finish(record: RunRecord, result: Result, journal: Journal) -> RunRecord:
+def _finish(record: RunRecord, result: Result, journal: Journal, plan: Plan) -> RunRecord:
     pushed: Pushed | None = None
     last = result.records["push"]
     if last.state in ("complete", "cached"):
@@ -285,6 +344,7 @@ def _finish(record: RunRecord, result: Result, journal: Journal) -> RunRecord:
         "refusals": refusals,
         "error": "; ".join(f"{stage.stage}: {stage.error}" for stage in failed),
         "exit_code": result.exit_code,
+        "outside": outside_digest(plan.config, result.records) if pushed else "",
     }
     done = record.model_copy(update=update)
     journal.write_run(done)

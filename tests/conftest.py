@@ -20,6 +20,9 @@ from components.records import Journal, RunRecord, StageRecord
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "pipelines" / "digits"
 
+# TFX's Beam executors parse sys.argv as their own flags, where pytest's -v would be absl's verbosity.
+sys.argv[1:] = []
+
 # A command then starts with TFX imported, as a fork of a clean process: 12 s less for each of some thirty runs. It must never be
 # the pytest process itself, whose TensorFlow may have started threads by then.
 _SERVER = multiprocessing.get_context("forkserver")

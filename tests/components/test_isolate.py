@@ -1,4 +1,4 @@
-"""run_isolated, with functions of this file: each test starts one small interpreter, without TensorFlow."""
+"""run_isolated, with functions of this file: each test starts a small interpreter, or two, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
+from components import isolate
 from components.errors import TflineError, UsageError
 from components.isolate import IsolatedError, ProcessLost, run_isolated
 
@@ -41,6 +44,13 @@ def fail_for_the_user() -> None:
     raise UsageError("expected two, received three")
 
 
+def parents() -> list[int]:
+    """This process's parent and that one's."""
+    parent = os.getppid()
+    status = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8")
+    return [parent, int(status.rpartition(")")[2].split()[1])]
+
+
 def unsendable() -> Any:
     return {Path("a"), Path("b")}
 
@@ -52,11 +62,31 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert importlib.util.find_spec("test_isolate") is not None
 
 
-def call(name: str, timeout_seconds: float = 60, **arguments: Any) -> Any:
-    return run_isolated(f"test_isolate:{name}", arguments, timeout_seconds=timeout_seconds)
+class Call(Protocol):
+    def __call__(self, name: str, timeout_seconds: float = 60, **arguments: Any) -> Any: ...
 
 
-def test_result_comes_back_from_another_process() -> None:
+@pytest.fixture(params=[False, True], ids=["fresh", "fork"])
+def call(request: pytest.FixtureRequest, copy: None) -> Call:
+    def call(name: str, timeout_seconds: float = 60, **arguments: Any) -> Any:
+        return run_isolated(f"test_isolate:{name}", arguments, timeout_seconds=timeout_seconds, fork=request.param)
+
+    return call
+
+
+@pytest.fixture
+def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has this process copied, threads or not: none that pytest may have holds a lock that these functions need."""
+    kept = isolate.copy_kept()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda _: iter(()))
+        kept.__enter__()
+    yield
+    kept.__exit__(None, None, None)
+    assert os.getpid() not in isolate._copies
+
+
+def test_result_comes_back_from_another_process(call: Call) -> None:
     answer = call("echo", text="ä\n", numbers=[1, 2.5, None])
     assert answer.pop("pid") != os.getpid()
     assert answer == {"text": "ä\n", "numbers": [1, 2.5, None], "keras": "1"}
@@ -64,7 +94,7 @@ def test_result_comes_back_from_another_process() -> None:
 
 def test_setting_of_the_caller_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")
-    assert call("echo")["keras"] == "0"
+    assert run_isolated("test_isolate:echo", {}, timeout_seconds=60)["keras"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +106,7 @@ def test_setting_of_the_caller_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         ("missing", "AttributeError: module 'test_isolate' has no attribute 'missing'"),
     ],
 )
-def test_error_of_the_function_is_told(name: str, message: str) -> None:
+def test_error_of_the_function_is_told(call: Call, name: str, message: str) -> None:
     with pytest.raises(IsolatedError) as caught:
         call(name)
     assert str(caught.value) == message
@@ -84,28 +114,45 @@ def test_error_of_the_function_is_told(name: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL"), (40, "signal 40")])
-def test_signal_that_killed_the_process_is_named(number: int, name: str) -> None:
+def test_signal_that_killed_the_process_is_named(call: Call, number: int, name: str) -> None:
     with pytest.raises(ProcessLost, match=f"test_isolate:die crashed: its process was killed by {name}"):
         call("die", number=int(number))
 
 
 @pytest.mark.parametrize("code", [0, 7])
-def test_leaving_without_an_answer_is_an_error(code: int) -> None:
+def test_leaving_without_an_answer_is_an_error(call: Call, code: int) -> None:
     with pytest.raises(ProcessLost, match=f"ended its process with exit code {code} and no answer"):
         call("leave", code=code)
 
 
-def test_hang_is_stopped() -> None:
+def test_hang_is_stopped(call: Call) -> None:
     started = time.monotonic()
     with pytest.raises(ProcessLost, match="test_isolate:sleep took longer than 1 s and was stopped"):
         call("sleep", timeout_seconds=1, seconds=60)
     assert time.monotonic() - started < 20
 
 
-def test_arguments_have_to_be_json() -> None:
+def test_arguments_have_to_be_json(call: Call) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         call("echo", path=Path("x"))
 
 
 def test_lost_process_is_an_error_for_users() -> None:
     assert issubclass(ProcessLost, TflineError)
+
+
+def test_fork_is_of_the_copy(copy: None) -> None:
+    first, second = (run_isolated("test_isolate:parents", {}, timeout_seconds=60, fork=True) for _ in range(2))
+    assert first == second
+    assert first[1] == os.getpid()
+    assert run_isolated("test_isolate:parents", {}, timeout_seconds=60)[0] == os.getpid()
+
+
+def test_process_with_threads_is_not_copied() -> None:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    with isolate.copy_kept():
+        done.set()
+        thread.join()
+        assert run_isolated("test_isolate:parents", {}, timeout_seconds=60, fork=True)[0] == os.getpid()

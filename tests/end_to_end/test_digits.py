@@ -47,12 +47,23 @@ def test_the_model_is_a_good_one(digits: Any) -> None:
 
 
 def test_nothing_changed_means_everything_cached_and_nothing_pushed(digits: Any) -> None:
+    first = digits.last()[0]
     typed = digits("run", DIGITS)
     assert typed.code == 0, typed.output
     assert digits.states() == dict.fromkeys(STAGES, "cached")
     assert not digits.last()[0].pushed.new
+    assert digits.last()[0].same_as == first.run_id
+    assert "loading TensorFlow" not in typed.output
     assert "Nothing to do: digits version 1 is this model" in typed.output
     assert [version.number for version in VersionStore(digits.home / "store", "digits").versions()] == [1]
+
+
+def test_what_only_looks_changed_is_in_the_cache_of_tfx(digits: Any) -> None:
+    typed = digits("run", DIGITS, "--set", "runner.parallel=1")
+    assert typed.code == 0, typed.output
+    assert digits.states() == dict.fromkeys(STAGES, "cached")
+    assert digits.last()[0].same_as == ""
+    assert "Nothing to do: digits version 1 is this model" in typed.output
 
 
 def test_a_changed_quantization_runs_only_what_depends_on_it(digits: Any) -> None:
