@@ -1,14 +1,14 @@
 """What Prometheus reads: TensorFlow Serving's metrics, by their names, labels and buckets, and a few of our own.
 
-Names, labels and buckets are those of tensorflow_serving/servables/tensorflow/util.cc; the page is laid out as
-util/prometheus_exporter.cc does. The client library for Prometheus is not used: it puts `_total` after every counter's name,
-which these do not have, and finds a histogram's bucket by a loop in Python.
+Names, labels and buckets are those of tensorflow_serving/servables/tensorflow/util.cc and batching/batching_session.cc; the page
+is laid out as util/prometheus_exporter.cc does. The client library for Prometheus is not used: it puts `_total` after every
+counter's name, which these do not have, and finds a histogram's bucket by a loop in Python.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from threading import Lock
 
@@ -23,6 +23,8 @@ MAX_CELLS = 10_000
 # monitoring::Buckets::Exponential(10, 1.8, 33), in microseconds, and (1, 2, 15) for counts; +Inf comes on top.
 LATENCY_LIMITS = [10 * 1.8**power for power in range(33)]
 COUNT_LIMITS = [float(2**power) for power in range(15)]
+# Exponential(100, 1.2, 52), in microseconds, up to about a second.
+QUEUE_LIMITS = [100 * 1.2**power for power in range(52)]
 
 Labels = tuple[str, ...]
 Reading = Callable[[], Iterable[tuple[Labels, float]]]
@@ -90,7 +92,7 @@ class Histogram:
 
 
 class Metrics:
-    """All metrics of a server; an observer of the predictor (predictor.Observer). Times come in seconds."""
+    """All metrics of a server: an observer of the predictor (observers.Observer) and of batches. Times come in seconds."""
 
     def __init__(self) -> None:
         """Nothing is counted yet."""
@@ -100,6 +102,11 @@ class Metrics:
         self._runtime = Histogram(f"{prefix}runtime_latency", ("model_name", "API", "runtime"), LATENCY_LIMITS)
         self._examples = Histogram(f"{prefix}request_example_counts", ("model",), COUNT_LIMITS)
         self._example_total = Counter(f"{prefix}request_example_count_total", ("model",))
+        pool = ("thread_pool_name",)
+        self._queued = Histogram(f"{prefix}batching_session:queuing_latency", pool, QUEUE_LIMITS)
+        self._batches = Counter(f"{prefix}batching_session:wrapped_run_count", ())
+        self._batch_rows = Histogram(":tfline:serving:batch_rows", pool, COUNT_LIMITS)
+        self._padding = Counter(":tfline:serving:batch_padding_rows", pool)
         self._gauges: dict[str, tuple[Labels, Reading]] = {}
 
     def requested(self, model: str, api: str, entrypoint: str, code: str, seconds: float) -> None:
@@ -116,6 +123,14 @@ class Metrics:
         """A request had so many Examples."""
         self._examples.add((model,), count)
         self._example_total.add((model,), count)
+
+    def batched(self, thread_pool: str, sizes: Sequence[int], processed: int, waited: Sequence[float]) -> None:
+        """A batch is about to run (batching.BatchObserver)."""
+        self._batches.add(())
+        for seconds in waited:
+            self._queued.add((thread_pool,), seconds * 1e6)
+        self._batch_rows.add((thread_pool,), sum(sizes))
+        self._padding.add((thread_pool,), processed - sum(sizes))
 
     def watch(self, name: str, labels: Labels, read: Reading) -> None:
         """Shows a gauge, such as the loaded versions or the length of a batching queue.
@@ -136,7 +151,8 @@ class Metrics:
         return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
     def _all(self) -> list[Counter | Histogram]:
-        return [self._requests, self._latency, self._runtime, self._examples, self._example_total]
+        requests: list[Counter | Histogram] = [self._requests, self._latency, self._runtime, self._examples, self._example_total]
+        return [*requests, self._queued, self._batches, self._batch_rows, self._padding]
 
 
 def loaded_versions(versions: Callable[[], Mapping[str, Iterable[int]]]) -> Reading:

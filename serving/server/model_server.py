@@ -43,7 +43,7 @@ class ModelServer:
         self._monitoring = _monitoring(options)
         self._metrics = Metrics() if self._monitoring.enable else None
         self._request_log = _request_log(options)
-        self._loader = Loader(options)
+        self._loader = Loader(options, self._metrics)
         self._manager = Manager(options, self._loader, config_observers=[log.configure for log in self._logs()])
         observers = [self._metrics] if self._metrics else []
         self._predictor = Predictor(self._manager, options, observers, self._request_log)

@@ -303,7 +303,9 @@ def test_flipped_bytes_of_the_graph(spoilt: Path, data: st.DataObject) -> None:
     said = judged(spoilt, "saved_model.pb", bytes(content))
     if isinstance(said, SavedModelDescription):  # then what it says can be shown
         json.dumps(asdict(said)).encode()
-        print_page(said, Console(file=io.StringIO(), width=80))
+        page = io.StringIO()
+        print_page(said, Console(file=page, width=80))
+        assert page.getvalue()
 
 
 @given(data=st.data())

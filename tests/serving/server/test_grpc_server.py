@@ -255,7 +255,7 @@ def test_a_socket_left_behind_by_a_killed_server_is_no_hindrance(tmp_path: Path)
     left.bind(str(path))
     left.close()
     with serving(grpc_socket_path=str(path), port=0), grpc.insecure_channel(f"unix:{path}") as channel:
-        stub(channel).Predict(request_of([2.0]), timeout=10)
+        assert stub(channel).Predict(request_of([2.0]), timeout=10).outputs
 
 
 def test_a_port_that_is_taken_is_refused() -> None:

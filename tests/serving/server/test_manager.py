@@ -312,7 +312,8 @@ def test_closing_ends_the_wait(tmp_path: Path) -> None:
         closer.start()
         with refused(Code.CANCELLED, "The server is shutting down."):
             it.manager.wait_until_loaded(PATIENCE)
-        closer.join()
+        closer.join(PATIENCE)
+        assert not closer.is_alive()
 
 
 def test_looking_once_and_never(tmp_path: Path) -> None:
@@ -367,6 +368,8 @@ def test_a_servable_that_cannot_be_closed_ends_all_the_same(tmp_path: Path, monk
         it.start()
         publish(tmp_path, 2)
         until(lambda: states(it.manager, "m") == {2: State.AVAILABLE, 1: State.END})
+        with it.manager.acquire("m") as loaded:
+            assert loaded.version == 2
 
 
 def test_closing_waits_for_requests_and_says_when_they_took_too_long(tmp_path: Path) -> None:

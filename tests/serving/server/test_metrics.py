@@ -54,6 +54,18 @@ def test_prometheus_own_parser_reads_the_page() -> None:
     assert ':tensorflow:serving:request_example_count_total{model="m"} 4' in lines(seen)
 
 
+def test_batches() -> None:
+    seen = Metrics()
+    seen.batched("pool", [3, 1], 8, [150e-6, 50e-6])
+    seen.batched("pool", [8], 8, [0.0])
+    page = lines(seen)
+    assert ":tensorflow:serving:batching_session:wrapped_run_count{} 2" in page
+    assert ':tensorflow:serving:batching_session:queuing_latency_bucket{thread_pool_name="pool",le="100"} 2' in page
+    assert ':tensorflow:serving:batching_session:queuing_latency_count{thread_pool_name="pool"} 3' in page
+    assert ':tfline:serving:batch_rows_sum{thread_pool_name="pool"} 12' in page
+    assert ':tfline:serving:batch_padding_rows{thread_pool_name="pool"} 4' in page
+
+
 def test_names_from_requests_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "MAX_CELLS", 3)
     seen = Metrics()

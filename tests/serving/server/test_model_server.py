@@ -226,7 +226,12 @@ def test_tflite_and_per_model_batching(models: ModelFolders, tmp_path: Path) -> 
     shutil.copytree(models.tf2, tmp_path / "m/1")
     shutil.copy(models.tflite, tmp_path / "m/1/model.tflite")
     (tmp_path / "m/1/batching_params.pbtxt").write_text("max_batch_size { value: 4 } allowed_batch_sizes: [2, 4]")
-    flags = {"model_name": "m", "model_base_path": str(tmp_path / "m")}
+    (tmp_path / "monitoring").write_text("prometheus_config { enable: true }")
+    flags = {
+        "model_name": "m",
+        "model_base_path": str(tmp_path / "m"),
+        "monitoring_config_file": str(tmp_path / "monitoring"),
+    }
     with running(prefer_tflite_model=True, enable_batching=True, enable_per_model_batching_parameters=True, **flags) as started:
         x = np.ones((3, 4), "float32")
         answer = started.stub.Predict(predict_request("m", x=x), timeout=20)
@@ -236,6 +241,10 @@ def test_tflite_and_per_model_batching(models: ModelFolders, tmp_path: Path) -> 
         assert message.startswith("Task size 5 is larger than maximum input batch size 4")
         # The flatbuffer has only the default signature, so this is not the SavedModel.
         assert "not found" in status_of(lambda: started.stub.Predict(predict_request("m", "scalar", x=1.0), timeout=20))[1]
+        with urllib.request.urlopen(f"{started.rest}/monitoring/prometheus/metrics", timeout=20) as answer:
+            page = answer.read().decode()
+        assert ":tensorflow:serving:batching_session:wrapped_run_count{} 1" in page
+        assert ':tfline:serving:batch_padding_rows{thread_pool_name="model_server_batch_threads"} 1' in page
 
 
 def test_a_drain_during_loading_opens_no_port(tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ def test_the_policy_can_be_changed_by_reloading(tmp_path: Path) -> None:
         ]:
             it.manager.reload(config_of(model("m", tmp_path, f"model_version_policy {{ {policy} }}")), PATIENCE)
             until(lambda expected=expected: states(it.manager, "m") == expected)  # type: ignore[misc]
+            assert it.manager.ready() == (State.AVAILABLE in expected.values())
 
 
 def labelled(base: Path, **labels: int) -> Any:
