@@ -7,7 +7,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     """The artifact types, which Kubeflow's entrypoint looks for as `components.<type>`; others must not load TFX for them."""
-    if name in ("GoldenExamples", "ValidationReport", "TFLiteModel", "QuantizationReport"):
+    if name in ("GoldenExamples", "ValidationReport", "TFLiteModel", "OptimizationReport"):
         from components import artifacts
 
         return getattr(artifacts, name)

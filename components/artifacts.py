@@ -28,13 +28,13 @@ class TFLiteModel(Artifact):
     TYPE_NAME = "components.TFLiteModel"
 
 
-class QuantizationReport(Artifact):
-    """What quantization did to a model and what it cost: report.json."""
+class OptimizationReport(Artifact):
+    """What each small form of a model is like: report.json, the forms, a plot."""
 
-    TYPE_NAME = "components.QuantizationReport"
+    TYPE_NAME = "components.OptimizationReport"
 
 
-_OWN = {kind.__name__: kind for kind in (GoldenExamples, ValidationReport, TFLiteModel, QuantizationReport)}
+_OWN = {kind.__name__: kind for kind in (GoldenExamples, ValidationReport, TFLiteModel, OptimizationReport)}
 
 
 def artifact_type(name: str) -> type[Artifact]:

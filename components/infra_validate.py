@@ -58,7 +58,7 @@ class Config(_Frozen):
         image: For Docker.
         tolerance: For the comparison with the golden answers.
         max_latency_ms: For requests of one example, of each signature, by gRPC and by REST. With a limit the stage waits until
-            evaluate and quantize, which it otherwise runs beside, are done.
+            evaluate and optimize, which it otherwise runs beside, are done.
         requests: How many of them are measured, for each signature and protocol.
         timeout_seconds: For the server to start and load the model, and again to load it with its warm-up requests.
         warmup_requests: How many golden examples are recorded into the version, for each signature; 0 for none. A model that

@@ -1,7 +1,7 @@
 """Push: puts a model that passed every gate into the version store, and its TFLite file beside it under the same number.
 
 Inputs: model, champion, the reports of the gates (validation, evaluation); where the pipeline makes a TFLite file, tflite and
-quantization; where it tries the model in a server, infra. Output: `pushed`, pushed.json. A gate's refusal in any report stops it,
+optimization; where it tries the model in a server, infra. Output: `pushed`, pushed.json. A gate's refusal in any report stops it,
 whoever runs it. Warm-up requests that infra-validate recorded go into the version, whose digest is then not the export's, so the
 manifest's metadata have that (`model_digest`). The same model is never pushed twice: when its export is in the store, its version
 is the result and nothing is written. What a server sees appears by one rename (serving/store.py).
@@ -35,15 +35,15 @@ INPUTS: Mapping[str, str] = {
     "champion": "Model",
     "validation": "ValidationReport",
     "evaluation": "ModelEvaluation",
-    "quantization": "QuantizationReport",
+    "optimization": "OptimizationReport",
     "infra": "InfraBlessing",
     "golden": "GoldenExamples",
 }
 OUTPUTS: Mapping[str, str] = {"pushed": "PushedModel"}
-OPTIONAL = ("tflite", "quantization", "infra", "golden")
+OPTIONAL = ("tflite", "optimization", "infra", "golden")
 """Left out where the pipeline makes no TFLite file, tries no server, or has no fleet."""
 
-GATES = ("validation", "evaluation", "quantization", "infra")
+GATES = ("validation", "evaluation", "optimization", "infra")
 RESULT_FILE = "pushed.json"
 
 

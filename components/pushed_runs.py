@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.records import Journal
 
-_STAGES = ("evaluate", "quantize")
+_STAGES = ("evaluate", "optimize")
 """The stages that measure how good a model is."""
 
 
@@ -19,7 +19,7 @@ class PushedRun:
     Attributes:
         run_id: Its id in the journal; "" for a version that no run pushed.
         mlflow: Its id in MLflow, by the address of the store; empty before it was written there.
-        metrics: What evaluate and quantize measured.
+        metrics: What evaluate and optimize measured.
     """
 
     run_id: str

@@ -32,7 +32,8 @@ class Refusal(BaseModel):
     """Why a gate did not let a run go on. One line a reason, each naming what was measured and the limit it broke.
 
     Attributes:
-        gate: Which gate: "data", "validation", "evaluation", "accuracy", "size" or "infra".
+        gate: Which gate: "data", "validation", "evaluation", "accuracy", "size", "latency", "integer" or
+            "infra".
         reasons: At least one sentence, for people: what was expected, what came, by how much.
     """
 
@@ -51,6 +52,7 @@ class Summary(BaseModel):
         params: What the stage was told or found out that is not a number to be plotted.
         curves: One list a metric, one value an epoch, from epoch 0.
         tables: Result tables, by name.
+        nested: Metrics of each of several things that the stage made, by the thing's name.
         files: Absolute paths of report files worth keeping with the record of the run.
         refusal: Set when the stage is a gate and it refused; whatever depends on the stage must not run.
     """
@@ -63,5 +65,6 @@ class Summary(BaseModel):
     params: dict[str, str] = Field(default_factory=dict)
     curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     tables: dict[str, Table] = Field(default_factory=dict)
+    nested: dict[str, dict[str, float]] = Field(default_factory=dict)
     files: tuple[str, ...] = ()
     refusal: Refusal | None = None

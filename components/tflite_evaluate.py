@@ -6,9 +6,9 @@ No TensorFlow here: the interpreter is the one that devices run, and it imports 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,7 @@ class Comparison(BaseModel):
         agreement: Share of the examples on which both give the same class.
         rms_difference, max_difference: Of the outputs, over all examples and classes, in the output's own unit.
         labels: One row a label that occurs: its examples and each model's share of right answers among them.
+        slices: The same for each slice that occurs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,6 +77,7 @@ class Comparison(BaseModel):
     rms_difference: float
     max_difference: float
     labels: Table
+    slices: Table
 
 
 class TFLiteRunner:
@@ -94,8 +96,8 @@ class TFLiteRunner:
         if signature not in present:
             raise TflineError(f"the .tflite has no signature {signature!r} that ai-edge-litert finds; it finds {sorted(present)}")
         self._runner = interpreter.get_signature_runner(signature)
-        self.inputs = {name: _edge(name, detail) for name, detail in sorted(self._runner.get_input_details().items())}
-        self.outputs = {name: _edge(name, detail) for name, detail in sorted(self._runner.get_output_details().items())}
+        self.inputs = {name: make_edge(name, detail) for name, detail in sorted(self._runner.get_input_details().items())}
+        self.outputs = {name: make_edge(name, detail) for name, detail in sorted(self._runner.get_output_details().items())}
         if sorted(inputs) != list(self.inputs):
             raise TflineError(f"the .tflite takes {list(self.inputs)}, the SavedModel's signature {signature!r} {sorted(inputs)}")
         self._batched = all(edge.shape[:1] == (-1,) for edge in self.inputs.values())
@@ -131,30 +133,44 @@ def float_ops(content: bytes) -> list[str]:
     return sorted(found.difference(_EDGE_OPS) or found)
 
 
-def compare(runner: TFLiteRunner, output: str, batches: Sequence[Path], inputs: Sequence[str]) -> Comparison:
-    """Runs the .tflite over the eval files that `tflite_convert.prepare` wrote and compares it with the float outputs in them.
+def compare(
+    runner: TFLiteRunner, output: str, batches: Sequence[Path], inputs: Sequence[str], slices: Sequence[str] = ()
+) -> Comparison:
+    """Runs the .tflite over the eval files that `tflite_prepare.prepare` wrote and compares it with the float outputs in them.
 
     The class is the argmax of an output [n, classes], and `output > 0.5` for [n] or [n, 1], so there it has to be a probability.
 
+    Args:
+        runner: The .tflite.
+        output: Which of its outputs.
+        batches: The eval files.
+        inputs: The inputs' names, in the order of the files.
+        slices: The slices' names, in the order of the files' ids.
+
     Raises:
-        TflineError: When the output has another rank, or a label is no class of it.
+        TflineError: When the output has another rank, a label is no class of it, or it has values that are not finite.
     """
-    tally: Counter[tuple[int, bool, bool]] = Counter()
+    by_label: Counter[tuple[int, bool, bool]] = Counter()
+    by_slice: Counter[tuple[int, bool, bool]] = Counter()
     same = total = 0
     squares = largest = 0.0
     elements = 0
-    for labels, expected, values in _read(batches, inputs):
-        given = runner(values, output).reshape(expected.shape)
+    for batch in _read(batches, inputs):
+        expected = batch.expected
+        given = runner(batch.inputs, output).reshape(expected.shape)
         if not np.isfinite(given).all():
             raise TflineError(f"the .tflite gives values in {output!r} that are not finite")
-        classes = _check_labels(labels, expected, output)
+        classes = _check_labels(batch.labels, expected, output)
         wanted, came = _class_of(expected), _class_of(given)
-        tally.update(zip(classes.tolist(), (wanted == classes).tolist(), (came == classes).tolist(), strict=True))
+        right, kept = wanted == classes, came == classes
+        by_label.update(zip(classes.tolist(), right.tolist(), kept.tolist(), strict=True))
+        rows = batch.slice_rows
+        by_slice.update(zip(batch.slice_ids.tolist(), right[rows].tolist(), kept[rows].tolist(), strict=True))
         difference = np.abs(given - expected)
-        same, total, elements = same + int((wanted == came).sum()), total + len(labels), elements + difference.size
+        same, total, elements = same + int((wanted == came).sum()), total + len(classes), elements + difference.size
         squares, largest = squares + float(np.square(difference).sum()), max(largest, float(difference.max()))
-    right_float = sum(count for (_, right, _), count in tally.items() if right)
-    right_tflite = sum(count for (_, _, right), count in tally.items() if right)
+    right_float = sum(count for (_, right, _), count in by_label.items() if right)
+    right_tflite = sum(count for (_, _, right), count in by_label.items() if right)
     return Comparison(
         eval_examples=total,
         accuracy_float=right_float / total,
@@ -163,11 +179,13 @@ def compare(runner: TFLiteRunner, output: str, batches: Sequence[Path], inputs: 
         agreement=same / total,
         rms_difference=float(np.sqrt(squares / elements)),
         max_difference=largest,
-        labels=_label_table(tally),
+        labels=_table("label", by_label, {label: label for label in sorted({key[0] for key in by_label})}),
+        slices=_table("slice", by_slice, dict(sorted(enumerate(slices), key=lambda item: item[1]))),
     )
 
 
-def _edge(name: str, detail: dict[str, Any]) -> Edge:
+def make_edge(name: str, detail: dict[str, Any]) -> Edge:
+    """An edge from what a signature runner's `get_input_details` or `get_output_details` has under its name."""
     scale, zero_point = detail["quantization"]
     quantized = scale != 0.0 and np.dtype(detail["dtype"]).kind in "iu"
     return Edge(
@@ -198,11 +216,20 @@ def _operators(content: bytes) -> Iterator[tuple[str, list[str]]]:
             )
 
 
-def _read(batches: Sequence[Path], inputs: Sequence[str]) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
+class _Batch(NamedTuple):
+    labels: Array
+    expected: Array
+    inputs: dict[str, Array]
+    slice_rows: Array
+    slice_ids: Array
+
+
+def _read(batches: Sequence[Path], inputs: Sequence[str]) -> Iterator[_Batch]:
     for path in batches:
         with np.load(path, allow_pickle=False) as saved:
             values = {name: saved[f"input_{index}"] for index, name in enumerate(inputs)}
-            yield saved["label"], saved["expected"].astype(np.float64), values
+            expected = saved["expected"].astype(np.float64)
+            yield _Batch(saved["label"], expected, values, saved["slice_rows"], saved["slice_ids"])
 
 
 def _class_of(outputs: Array) -> Array:
@@ -227,11 +254,12 @@ def _check_labels(labels: Array, expected: Array, output: str) -> Array:
     return labels.astype(np.int64)
 
 
-def _label_table(tally: Counter[tuple[int, bool, bool]]) -> Table:
+def _table(title: str, tally: Counter[tuple[int, bool, bool]], names: Mapping[int, Any]) -> Table:
+    """One row a group of examples, in the order of the names: how many, and each model's share of right answers among them."""
     rows = []
-    for label in sorted({key[0] for key in tally}):
-        mine = {(right_float, right_tflite): count for (of, right_float, right_tflite), count in tally.items() if of == label}
+    for group, name in names.items():
+        mine = {(right_float, right_tflite): count for (of, right_float, right_tflite), count in tally.items() if of == group}
         count = sum(mine.values())
         right = [sum(amount for key, amount in mine.items() if key[index]) / count for index in (0, 1)]
-        rows.append((label, count, *right))
-    return Table(columns=("label", "examples", "float", "tflite"), rows=tuple(rows))
+        rows.append((name, count, *right))
+    return Table(columns=(title, "examples", "float", "tflite"), rows=tuple(rows))

@@ -3,6 +3,7 @@
     experiment       the pipeline
     run              one run of it: configuration and options as parameters, how it ended, the metrics that decide about a model
     nested run       one stage that did something: parameters, metrics, curves, tables, files, addresses, digests, state
+    nested in that   one of several things that the stage made, such as a variant: its metrics
     model version    a version that the run pushed; the alias `champion` follows the highest version of the store
 
 Stages that are pending or were skipped have no nested run: there is nothing to show of them, and MLflow has no status for it.
@@ -35,7 +36,7 @@ from components.tracking_limits import (
 from components.tracking_registry import register
 from components.tracking_sync import Ledger, Snapshot, StageNote, digest
 
-DECIDING_STAGES = ("evaluate", "quantize")
+DECIDING_STAGES = ("evaluate", "optimize")
 """The stages whose metrics are repeated at the run itself, so that runs can be compared in MLflow's table."""
 
 PUSH_STAGE = "push"
@@ -157,7 +158,8 @@ class _Copy:
         mine = self._find_or_create(note.run, record.stage, names, started)
         have = mine.data.tags
         if have.get("tfline.state") in _SETTLED and have.get("tfline.record") != wanted:
-            self.client.delete_run(mine.info.run_id)
+            for run_id in (mine.info.run_id, *self._nested_in(mine.info.run_id)):
+                self.client.delete_run(run_id)
             mine = self._find_or_create("", record.stage, names, started)
         note.run, note.digest = mine.info.run_id, ""
         self.ledger.save()
@@ -165,10 +167,30 @@ class _Copy:
         log(self.client, note.run, tags=names | {"tfline.record": wanted} | _stage_tags(record, mine.data.tags))
         if record.state in _SETTLED:
             _write_results(self.client, note.run, record, record.finished or self.snapshot.last_sign())
+            self._copy_nested(record, note.run, started)
         self._set_status(mine, record.state, record.finished)
         note.digest = wanted
         self.ledger.save()
         return 1
+
+    def _copy_nested(self, record: StageRecord, parent: str, started: float) -> None:
+        """Writes what a stage made several of, each as a run under the stage's."""
+        finished = record.finished or self.snapshot.last_sign()
+        for name, metrics in record.summary.nested.items():
+            names = {
+                "tfline.run_id": self.snapshot.run.run_id,
+                "tfline.kind": "part",
+                "tfline.stage": record.stage,
+                "tfline.part": name,
+                "mlflow.parentRunId": parent,
+            }
+            mine = self._find_or_create("", name, names, started)
+            log(self.client, mine.info.run_id, tags=names, metrics=points(metrics, {}, finished))
+            self._set_status(mine, "complete", finished)
+
+    def _nested_in(self, parent: str) -> list[str]:
+        found = self.client.search_runs([self.experiment], f"tags.`mlflow.parentRunId` = '{parent}'", max_results=1000)
+        return [run.info.run_id for run in found]
 
     def _find_or_create(self, noted: str, name: str, names: Mapping[str, str], started: float) -> Any:
         """The MLflow run that was noted; else one with the same tags (left by a crash); else a new one."""

@@ -138,6 +138,80 @@ def inspect(folder: Path, as_json: bool, tags: str) -> None:
     inspect_model(folder, as_json=as_json, tags=[tag for tag in tags.split(",") if tag])
 
 
+def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        numbers = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < 1:
+        raise click.BadParameter(f"expected numbers above zero, such as 1,32,256, got {value!r}")
+    return tuple(numbers)
+
+
+@main.group(cls=_Group)
+def tflite() -> None:
+    """Models for devices: what a .tflite is, answers, and how fast."""
+
+
+_TFLITE = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+_SIGNATURE = click.option("--signature", help="The way to call the model; by default the one that the rows fit.")
+
+
+@tflite.command("inspect")
+@_TFLITE
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def inspect_tflite(path: Path, as_json: bool) -> None:
+    """Describe the .tflite FILE without TensorFlow and without running it.
+
+    Signatures with scales and zero points, metadata (which features it wants), ops, tensors, zeros and distinct values of the
+    weights. A broken file ends with what is broken, and exit code 1.
+    """
+    from pipelines.tflite_commands import inspect_tflite
+
+    inspect_tflite(path, as_json=as_json)
+
+
+@tflite.command("run")
+@_TFLITE
+@click.option(
+    "--input",
+    "given",
+    metavar="FILE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    required=True,
+    help="JSON, JSON lines, CSV or .npz; - reads standard input.",
+)
+@_SIGNATURE
+@click.option("--output", type=click.Choice(["json", "csv"]), default="json", show_default=True, help="Form of the answers.")
+def run_tflite(path: Path, given: Path, signature: str | None, output: str) -> None:
+    """Ask the .tflite FILE for its answers to the rows of a file, with ai-edge-litert.
+
+    Rows are those of `tfline predict`, an .npz has an array an input. All values are real ones: what the file has as integers
+    with a scale and a zero point is quantized and dequantized for you. Answers go to standard output.
+    """
+    from pipelines.tflite_commands import run_tflite
+
+    run_tflite(path, None if str(given) == "-" else given, signature=signature, output=output)
+
+
+@tflite.command("benchmark")
+@_TFLITE
+@click.option(
+    "--input", "given", metavar="FILE", type=click.Path(path_type=Path), help="Rows to ask for; random ones without it."
+)
+@_SIGNATURE
+@click.option("--threads", metavar="N,...", callback=_numbers, default="1", show_default=True, help="Threads of the interpreter.")
+@click.option("--batch", metavar="N,...", callback=_numbers, default="1", show_default=True, help="Rows of a call.")
+@click.option("--calls", type=click.IntRange(1), default=100, show_default=True, help="The least number of calls of each.")
+@click.option("--seconds", type=click.FloatRange(0), default=1.0, show_default=True, help="The least time for each.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def benchmark_tflite(path: Path, given: Path | None, **plan: Any) -> None:
+    """Measure how long the .tflite FILE takes to answer: p50, p95 and p99 of warm calls with ai-edge-litert."""
+    from pipelines.tflite_commands import benchmark_tflite
+
+    benchmark_tflite(path, given, **plan)
+
+
 @main.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": ["-h"]},
     options_metavar="[MODEL [--home DIR]]",
@@ -236,16 +310,6 @@ def metadata(client: Any, model: str, version: int | None, label: str | None, as
 
     _one_of(version, label)
     print_metadata(client, model, version, label, as_json=as_json)
-
-
-def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        numbers = sorted({int(part) for part in value.split(",")})
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 1:
-        raise click.BadParameter(f"expected numbers above zero, such as 1,32,256, got {value!r}")
-    return tuple(numbers)
 
 
 @main.command("compare-transports")

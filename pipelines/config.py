@@ -15,7 +15,7 @@ from components.infra_validate import Config as InfraValidateConfig
 from components.ingest import Config as IngestConfig
 from components.layout import SCHEMA_FILE
 from components.model import ModelConfig
-from components.quantize import Config as QuantizeConfig
+from components.optimize import Config as OptimizeConfig
 from components.schema import parse
 from components.train import Config as TrainConfig
 from components.trainer import Config as TrainerConfig
@@ -71,7 +71,7 @@ class PipelineConfig(BaseModel):
         schema_file: The curated schema, in the pipeline's folder; inferred when there is no such file.
         train, export: For a module with `build_model`.
         run_fn, golden: For a module with `run_fn`.
-        quantize: null leaves the TFLite file out, for models that TFLite cannot hold.
+        optimize: null leaves the TFLite file out, for models that TFLite cannot hold.
         infra_validate: null pushes models that no server has tried.
     """
 
@@ -89,7 +89,7 @@ class PipelineConfig(BaseModel):
     golden: GoldenSection = GoldenSection()
     validate_model: ValidateModelConfig
     evaluate: EvaluateConfig
-    quantize: QuantizeConfig | None = QuantizeConfig()
+    optimize: OptimizeConfig | None = OptimizeConfig()
     infra_validate: InfraValidateConfig | None = InfraValidateConfig()
     push: PushSection = PushSection()
     runner: RunnerSection = RunnerSection()
@@ -122,8 +122,8 @@ def load_config(folder: Path, home: Path, *, environment: str | None = None, ove
         "train": _unless_set(config.train, seed=config.seed),
         "evaluate": {**_unless_set(config.evaluate, label=config.model.label), "beam_args": config.runner.beam_args},
     }
-    if config.quantize is not None:
-        sections["quantize"] = _unless_set(config.quantize, label=config.model.label, seed=config.seed)
+    if config.optimize is not None:
+        sections["optimize"] = _optimized(config, config.optimize)
     if config.infra_validate is not None:
         sections["infra_validate"] = _unless_set(config.infra_validate, model=name)
     resolved = {key: getattr(config, key).model_copy(update=value) for key, value in sections.items()}
@@ -136,6 +136,17 @@ def _located(fleet: FleetConfig | None, store: Path, model: str, path: Callable[
         return fleet.located(store, model, path) if fleet else None
     except ServingError as error:
         raise UsageError(str(error)) from error
+
+
+def _optimized(config: PipelineConfig, section: OptimizeConfig) -> dict[str, Any]:
+    """What the optimize stage takes over from others: fine-tuning goes on as training did."""
+    train = {"strategy", "replicas", "batch_size", "shuffle_buffer", "train_split", "seed"}
+    tuning = _unless_set(section.fine_tune, **{key: getattr(config.train, key) for key in train})
+    if "seed" in tuning and "seed" not in config.train.model_fields_set:
+        tuning["seed"] = config.seed
+    name = config.push.model or config.name
+    found = _unless_set(section, model=name, label=config.model.label, seed=config.seed, slices=config.evaluate.slices)
+    return {**found, "fine_tune": section.fine_tune.model_copy(update=tuning)}
 
 
 def _unless_set(section: BaseModel, **values: Any) -> dict[str, Any]:

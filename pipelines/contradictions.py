@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.errors import UsageError
+from components.variant_config import POST_TRAINING
 from pipelines.config import PipelineConfig
 
 
@@ -20,6 +21,12 @@ def refuse_contradictions(config: PipelineConfig, *, trains_itself: bool) -> Non
     if trains_itself:
         useless = [key for key in ("train", "export") if key in config.model_fields_set]
         useless += [f"model.{key}" for key in ("hyperparameters",) if key in config.model.model_fields_set]
+        kinds = dict.fromkeys(variant.kind for variant in config.optimize.chosen() if variant.trained) if config.optimize else {}
+        problems += [
+            f"optimize.variants: {kind} is fine-tuned from a model that build_model makes; {module} has a run_fn(fn_args), which "
+            f"trains by itself; expected {', '.join(POST_TRAINING)}"
+            for kind in kinds
+        ]
         problems += [
             f"{key}: {module} has a run_fn(fn_args), which trains and exports by itself; expected its settings in `run_fn:` "
             "(train_steps, eval_steps, custom_config)"
@@ -49,8 +56,10 @@ def _missing_splits(config: PipelineConfig, trains_itself: bool) -> list[str]:
     else:
         asked["train.train_split"], asked["train.validation_split"] = config.train.train_split, config.train.validation_split
         asked["export.golden_split"] = config.export.golden_split
-    if config.quantize is not None:
-        asked["quantize.train_split"], asked["quantize.eval_split"] = config.quantize.train_split, config.quantize.eval_split
+    if config.optimize is not None:
+        asked["optimize.train_split"], asked["optimize.eval_split"] = config.optimize.train_split, config.optimize.eval_split
+        if config.optimize.trains:
+            asked["optimize.fine_tune.train_split"] = config.optimize.fine_tune.train_split
     there = ", ".join(config.ingest.splits)
     return [
         f"{key} is '{split}', expected one of ingest.splits: {there}"

@@ -30,7 +30,7 @@ STAGES = (
     "validate-model",
     "champion",
     "evaluate",
-    "quantize",
+    "optimize",
     "infra-validate",
     "push",
 )
@@ -82,8 +82,8 @@ def stages_of(config: PipelineConfig, code: UserCode) -> tuple[str, ...]:
     left_out = {"train", "export"} if code.trains_itself else {"trainer", "golden"}
     if code.trains_itself and not code.transforms:
         left_out.add("transform")
-    if config.quantize is None:
-        left_out.add("quantize")
+    if config.optimize is None:
+        left_out.add("optimize")
     if config.infra_validate is None:
         left_out.add("infra-validate")
     return tuple(stage for stage in STAGES if stage not in left_out)
@@ -97,7 +97,7 @@ def module_of(stage: str) -> str:
 def code_digests(code: UserCode) -> dict[str, str]:
     """SHA-256 (hex) of all the code that each stage depends on, ours and the user's."""
     digests = {stage: stage_digest(module_of(stage)) for stage in STAGES}
-    for stage in ("transform", "train", "export", "trainer"):
+    for stage in ("transform", "train", "export", "trainer", "optimize"):
         own = code.preprocessing if stage == "transform" else code.model
         digests[stage] = hashlib.sha256((digests[stage] + own).encode()).hexdigest()
     return digests
@@ -139,7 +139,7 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
     )
     data = {"examples": raw, "schema": described.outputs["schema"], "statistics": counted.outputs["statistics"]}
     checked = make_component("validate_data", config.validate_data, {key: data[key] for key in ("statistics", "schema")})
-    made, model, golden = _trained(config, code, data, checked)
+    made, model, golden, trained = _trained(config, code, data, checked)
     # What a run_fn saved may hold its optimizer's state; only our own export is known not to need it.
     allow = config.validate_model.allow_optimizer
     rules = config.validate_model.model_copy(update={"allow_optimizer": code.trains_itself if allow is None else allow})
@@ -149,10 +149,11 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
     evaluated = make_component("evaluate", config.evaluate, {**judged, "examples": raw, "schema": data["schema"]})
     gates = {"validation": validated.outputs["report"], "evaluation": evaluated.outputs["evaluation"]}
     after = [evaluated]
-    if config.quantize is not None:
-        quantized = make_component("quantize", config.quantize, {"model": model, "examples": raw})
-        gates |= {"quantization": quantized.outputs["report"], "tflite": quantized.outputs["tflite"]}
-        after.append(quantized)
+    if config.optimize is not None:
+        user_model = UserModel(config=config.model, code=code.model)
+        optimized = make_component("optimize", config.optimize, {"model": model, "examples": raw, **trained}, user_model)
+        gates |= {"optimization": optimized.outputs["report"], "tflite": optimized.outputs["tflite"]}
+        after.append(optimized)
     if config.infra_validate is not None:
         tried = make_component("infra_validate", config.infra_validate, {"model": model, "golden": golden})
         gates["infra"] = tried.outputs["blessing"]
@@ -175,8 +176,14 @@ def create_pipeline(config: PipelineConfig, folder: Path, home: Path, code: User
     )
 
 
-def _trained(config: PipelineConfig, code: UserCode, data: Mapping[str, Any], checked: Any) -> tuple[list[Any], Any, Any]:
-    """The stages between the data gate and the gates of the model, and the channels of the model and its golden examples."""
+def _trained(
+    config: PipelineConfig, code: UserCode, data: Mapping[str, Any], checked: Any
+) -> tuple[list[Any], Any, Any, dict[str, Any]]:
+    """The stages between the data gate and the gates of the model.
+
+    Returns:
+        The stages; the channels of the model and of its golden examples; those that `optimize` has beside them.
+    """
     from components import golden, trainer, transform
     from components.tfx_stage import make_component
 
@@ -207,7 +214,10 @@ def _trained(config: PipelineConfig, code: UserCode, data: Mapping[str, Any], ch
         model = answered.outputs["model"]
     # The data gate has no output that these read, yet nothing may be computed from data that it refuses.
     (made[0] if made else trained).add_upstream_node(checked)
-    return [*made, trained, answered], model, answered.outputs["golden"]
+    tuned = {} if code.trains_itself else dict(graph)
+    if config.optimize is not None and config.optimize.trains:
+        tuned |= {"model_run": trained.outputs["model_run"], "transformed_examples": examples}
+    return [*made, trained, answered], model, answered.outputs["golden"], tuned
 
 
 def keras_of(config: PipelineConfig, code: UserCode) -> int:

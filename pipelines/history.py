@@ -13,6 +13,7 @@ from rich.text import Text
 
 from components.errors import UsageError
 from components.records import Journal, RunRecord, StageRecord
+from pipelines.variants_table import print_variants
 from pipelines.view import STYLES
 
 
@@ -49,6 +50,7 @@ def show_run(home: Path, run_id: str, console: Console) -> None:
     for stage in stages.values():
         table.add_row(stage.stage, Text(stage.state, STYLES[stage.state]), _took(stage), Text(stage.summary.headline))
     console.print(table)
+    print_variants(stages, console)
     lines = [f"{refusal.gate} gate: {reason}" for refusal in record.refusals for reason in refusal.reasons]
     lines += [f"{stage.stage}: {stage.error}" for stage in stages.values() if stage.error]
     if record.pushed:

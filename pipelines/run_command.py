@@ -30,6 +30,7 @@ from pipelines.graph import UserCode, code_digests, create_pipeline, keras_of, s
 from pipelines.run_lock import run_lock
 from pipelines.tracker import Tracker
 from pipelines.unchanged import cached, outside_digest, request_digest, same_run
+from pipelines.variants_table import print_variants
 from pipelines.view import RunView
 
 if TYPE_CHECKING:
@@ -375,6 +376,7 @@ def tell(record: RunRecord, stages: dict[str, StageRecord], folder: Path, home: 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
 
+    print_variants(stages, console)
     if record.state == "complete":
         _tell_success(record, stages, folder, home, say)
         return 0

@@ -41,7 +41,7 @@ def build_model(inputs: dict[str, Any], config: Any) -> Any:
 
     To predict a number, end it with Dense(1, name="value") and compile it with "mse". In
     pipeline.yaml, `value` is then the output in both signatures, MeanSquaredError the
-    metric, with a threshold `at_most`, and `quantize` is null.
+    metric, with a threshold `at_most`, and `optimize` is null.
 
     Args:
         inputs: What `preprocessing_fn` returns, but the label, as Keras inputs by name.

@@ -14,6 +14,7 @@ import pytest
 from components.code import bundle
 from components.model import ModelConfig, UserModel
 from tests.components.small_line import MODEL, SCHEMA, SPLITS, artifact, channel, example, run_executor, write_records
+from tests.components.tiny_net import Tiny, make
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +94,9 @@ def exported(
         path.mkdir()
     export(model_run, transformed["transform_graph"], raw, made["model"], made["golden"], Config(), user_model())
     return made
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A trained and exported convolutional net that every TFLite variant can be made of."""
+    return make(tmp_path_factory.mktemp("tiny"))

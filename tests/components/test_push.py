@@ -229,7 +229,7 @@ def test_a_refusal_of_any_gate_leaves_the_stores_alone(bench: Bench, gate: str) 
 def test_a_gate_that_said_nothing_stops_the_push(bench: Bench) -> None:
     bench.push("a")
     inputs = {key: bench.folder / "artifacts" / f"{key}-a" for key in (*push.GATES, "model", "tflite")}
-    (inputs["quantization"] / SUMMARY_FILE).unlink()
+    (inputs["optimization"] / SUMMARY_FILE).unlink()
     with pytest.raises(FileNotFoundError):
         push.push({**inputs, "champion": bench.folder}, bench.push_config, "run-2")
     assert [version.number for version in bench.store.versions()] == [1]

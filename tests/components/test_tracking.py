@@ -406,6 +406,36 @@ def test_a_stage_that_ran_again_replaces_its_nested_run(home: Path) -> None:
     assert (parent.data.params["options.from"], parent.data.tags["tfline.now.options.from"]) == ("a", "b")
 
 
+def parts_of(client: Any) -> dict[str, Any]:
+    """The runs under stages' runs, by "stage/part"; asserts that there is one of each, under its stage."""
+    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    stages = {run.info.run_id: run.data.tags["tfline.stage"] for run in runs if run.data.tags["tfline.kind"] == "stage"}
+    found: dict[str, Any] = {}
+    for run in runs:
+        if run.data.tags["tfline.kind"] == "part":
+            key = f"{stages[run.data.tags['mlflow.parentRunId']]}/{run.data.tags['tfline.part']}"
+            assert key not in found, f"{key} is there twice"
+            found[key] = run
+    return found
+
+
+def test_each_of_several_things_that_a_stage_made_has_a_run_under_its_own(home: Path) -> None:
+    made = {"int8": {"accuracy": 0.9, "tflite_bytes": 100.0}, "pqat": {"accuracy": 0.8}}
+    write(home, a_run(stages=("optimize",)), stage("optimize", summary=Summary(nested=made)))
+    tracking.sync(home)
+    client = client_of(home)
+    parts = parts_of(client)
+    assert {key: run.data.metrics for key, run in parts.items()} == {f"optimize/{name}": made[name] for name in made}
+    assert {run.info.status for run in parts.values()} == {"FINISHED"}
+    assert {run.info.run_name for run in parts.values()} == {"int8", "pqat"}
+    # The stage ran again and made other things: those of before are gone.
+    write(
+        home, a_run(stages=("optimize",)), stage("optimize", finished=T0 + 9, summary=Summary(nested={"int8": {"accuracy": 0.7}}))
+    )
+    tracking.sync(home)
+    assert {key: run.data.metrics for key, run in parts_of(client).items()} == {"optimize/int8": {"accuracy": 0.7}}
+
+
 def test_refusals_and_errors_are_told(home: Path) -> None:
     refusal = Refusal(gate="accuracy", reasons=("0.91 is below 0.95", "slice 3: 0.80"))
     refused = a_run("refused", state="refused", refusals=(refusal,))

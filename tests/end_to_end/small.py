@@ -22,7 +22,7 @@ validate_model:
 evaluate:
   metrics: {accuracy: {kind: BinaryAccuracy}}
   thresholds: [{metric: accuracy, at_least: 0.7}]
-quantize: {max_accuracy_drop: 0.1}
+optimize: {gates: {max_accuracy_drop: 0.1}}
 infra_validate: null
 """
 

@@ -43,7 +43,7 @@ def test_the_model_is_a_good_one(digits: Any) -> None:
     assert stages["evaluate"].summary.metrics["accuracy"] > 0.95
     slices = {row[0] for row in stages["evaluate"].summary.tables["slices"].rows}
     assert slices == {"overall", *(f"label:{digit}" for digit in range(10))}
-    assert stages["quantize"].summary.refusal is None
+    assert stages["optimize"].summary.refusal is None
 
 
 def test_nothing_changed_means_everything_cached_and_nothing_pushed(digits: Any) -> None:
@@ -66,12 +66,12 @@ def test_what_only_looks_changed_is_in_the_cache_of_tfx(digits: Any) -> None:
     assert "Nothing to do: digits version 1 is this model" in typed.output
 
 
-def test_a_changed_quantization_runs_only_what_depends_on_it(digits: Any) -> None:
-    typed = digits("run", DIGITS, "--set", "quantize.representative_examples=150")
+def test_a_changed_optimization_runs_only_what_depends_on_it(digits: Any) -> None:
+    typed = digits("run", DIGITS, "--set", "optimize.representative_examples=150")
     assert typed.code == 0, typed.output
     states = digits.states()
-    assert {name for name, state in states.items() if state == "complete"} == {"quantize", "push"}
-    assert {states[name] for name in STAGES if name not in ("quantize", "push")} == {"cached"}
+    assert {name for name, state in states.items() if state == "complete"} == {"optimize", "push"}
+    assert {states[name] for name in STAGES if name not in ("optimize", "push")} == {"cached"}
 
 
 def test_a_threshold_out_of_reach_refuses_and_leaves_the_store_alone(digits: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_threshold_out_of_reach_refuses_and_leaves_the_store_alone(digits: Any
 
 
 def test_a_size_budget_refuses(digits: Any) -> None:
-    typed = digits("run", DIGITS, "--set", "quantize.max_bytes=1000")
+    typed = digits("run", DIGITS, "--set", "optimize.gates.max_bytes=1000")
     assert typed.code == 3
     assert "Refused by the size gate:" in typed.output
     assert digits.states()["push"] == "pending"
@@ -134,7 +134,7 @@ def test_partial_runs(digits: Any) -> None:
     typed = digits("run", DIGITS, "--from", "evaluate", "--set", "evaluate.thresholds.0.at_least=0.94")
     assert typed.code == 0, typed.output
     states = digits.states()
-    assert (states["train"], states["quantize"], states["evaluate"]) == ("skipped", "skipped", "complete")
+    assert (states["train"], states["optimize"], states["evaluate"]) == ("skipped", "skipped", "complete")
     assert digits.last()[0].pushed.version == 1
 
 

@@ -215,7 +215,7 @@ def test_a_changed_model_runs_what_depends_on_it(small: Any, tmp_path: Path) -> 
         "validate-data",
         "transform",
     }
-    assert {states[name] for name in ("train", "export", "validate-model", "champion", "evaluate", "quantize", "push")} == {
+    assert {states[name] for name in ("train", "export", "validate-model", "champion", "evaluate", "optimize", "push")} == {
         "complete"
     }
 

@@ -26,12 +26,12 @@ def test_a_new_pipeline_runs_to_a_pushed_model(tfline: Tfline, tmp_path: Path) -
     assert "Pushed my-pipeline version 1" in ran.output
     record, stages = tfline.last("my-pipeline")
     assert {name: stage.state for name, stage in stages.items()} == dict.fromkeys(record.stages, "complete")
-    assert {"train", "export", "quantize", "push"} <= set(record.stages)
+    assert {"train", "export", "optimize", "push"} <= set(record.stages)
     for store in ("store", "store-tflite"):
         VersionStore(tfline.home / store, "my-pipeline").verify(1)
     # Learnable, above its own threshold with room, and not so easy that any model would do.
     assert 0.9 < stages["evaluate"].summary.metrics["accuracy"] < 0.99
-    assert stages["evaluate"].summary.metrics["accuracy"] - stages["quantize"].summary.metrics["accuracy_tflite"] < 0.02
+    assert stages["evaluate"].summary.metrics["accuracy"] - stages["optimize"].summary.metrics["accuracy_tflite"] < 0.02
     assert sum(stages["statistics"].summary.metrics[f"{split}_examples"] for split in ("train", "validation", "eval")) == 3000
 
     shown = tfline("show", "last")

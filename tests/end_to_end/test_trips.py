@@ -105,7 +105,7 @@ def test_every_stage_completes_and_the_model_is_pushed_without_tflite(trips: Tfl
     record, stages = trips.last()
     assert {stage.state for stage in stages.values()} == {"complete"}
     assert {"train", "validate-model", "evaluate", "push"} <= set(stages)
-    assert "quantize" not in stages
+    assert "optimize" not in stages
     assert record.pushed is not None
     assert (record.pushed.version, record.pushed.new) == (1, True)
     VersionStore(trips.home / "store", "trips").verify(1)

@@ -189,7 +189,7 @@ evaluate:
   metrics: {{accuracy: {{kind: BinaryAccuracy}}}}
   slices: [[payment]]
   thresholds: [{{metric: accuracy, at_least: 0.7}}]
-quantize: null
+optimize: null
 """
 
 TRANSFORM_FEATURES = """\

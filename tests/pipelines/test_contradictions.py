@@ -61,20 +61,20 @@ def test_contradictions(tmp_path: Path, module: str, settings: str, message: str
 
 def test_all_contradictions_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        code(tmp_path, RUN_FN, "train: {}\nexport: {}\nquantize: {eval_split: other}\n")
-    assert [line.split()[0] for line in str(caught.value).splitlines()] == ["train:", "export:", "quantize.eval_split"]
+        code(tmp_path, RUN_FN, "train: {}\nexport: {}\noptimize: {eval_split: other}\n")
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == ["train:", "export:", "optimize.eval_split"]
 
 
 def test_stages_follow_from_module_and_settings(tmp_path: Path) -> None:
     found, stages = code(tmp_path, BUILD)
     assert (found.trains_itself, found.transforms) == (False, False)
-    assert {"transform", "train", "export", "quantize"} <= set(stages)
+    assert {"transform", "train", "export", "optimize"} <= set(stages)
     assert not {"trainer", "golden"} & set(stages)
 
-    found, stages = code(tmp_path, RUN_FN + PREPROCESS, "quantize: null\n")
+    found, stages = code(tmp_path, RUN_FN + PREPROCESS, "optimize: null\n")
     assert (found.trains_itself, found.transforms) == (True, True)
     assert {"transform", "trainer", "golden"} <= set(stages)
-    assert not {"train", "export", "quantize"} & set(stages)
+    assert not {"train", "export", "optimize"} & set(stages)
 
     assert "transform" not in code(tmp_path, RUN_FN)[1]
 
@@ -89,3 +89,24 @@ def test_run_fn_may_come_by_import_or_assignment(tmp_path: Path) -> None:
 
 def test_a_module_with_both_is_one_written_for_tfx(tmp_path: Path) -> None:
     assert code(tmp_path, BUILD + RUN_FN)[0].trains_itself
+
+
+def test_a_run_fn_module_has_nothing_to_fine_tune(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"optimize.variants: qat is fine-tuned from a model that build_model makes"):
+        code(tmp_path, RUN_FN, "optimize: {variants: [int8, qat, {kind: qat, name: b}]}\n")
+    assert "optimize" in code(tmp_path, RUN_FN, "optimize: {variants: [int8, float16]}\n")[1]
+    with pytest.raises(UsageError, match=r"optimize.fine_tune.train_split is 'other', expected one of"):
+        code(tmp_path, BUILD, "optimize: {variants: [qat], fine_tune: {train_split: other}}\n")
+
+
+def test_optimize_takes_over_what_other_sections_say(tmp_path: Path) -> None:
+    train = "train: {strategy: mirrored, replicas: 2, batch_size: 64, shuffle_buffer: 9}\n"
+    settings = "seed: 5\nmodel: {label: truth}\n" + train + "optimize: {variants: [qat], fine_tune: {batch_size: 16}}\n"
+    (tmp_path / "pipeline.yaml").write_text(
+        BASE.replace("thresholds", "slices: [[zone]], thresholds") + settings, encoding="utf-8"
+    )
+    found = load_config(tmp_path, tmp_path / "home").optimize
+    assert found is not None
+    assert (found.model, found.label, found.seed, found.slices) == ("x", "truth", 5, (("zone",),))
+    tuning = found.fine_tune
+    assert (tuning.strategy, tuning.replicas, tuning.batch_size, tuning.shuffle_buffer, tuning.seed) == ("mirrored", 2, 16, 9, 5)

@@ -84,7 +84,7 @@ def test_a_module_with_run_fn_compiles(tmp_path: Path) -> None:
     process.join(120)
     assert process.exitcode == 0
     tasks = yaml.safe_load(output.read_text(encoding="utf-8"))["root"]["dag"]["tasks"]
-    assert set(tasks) == set(ALL_STAGES) - {"train", "export", "quantize"}
+    assert set(tasks) == set(ALL_STAGES) - {"train", "export", "optimize"}
     assert set(tasks["push"]["inputs"]["artifacts"]) == {"model", "champion", "validation", "evaluation", "infra"}
     assert stage_digest("components.trainer") in output.read_text(encoding="utf-8")
 

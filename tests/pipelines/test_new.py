@@ -94,21 +94,21 @@ def test_settings_that_wait_behind_a_hash_are_real(tmp_path: Path) -> None:
     assert count >= 6
     (tmp_path / "pipeline.yaml").write_text(text, encoding="utf-8")
     config = load_config(tmp_path, tmp_path)
-    assert config.quantize is not None
-    assert (config.ingest.pattern, config.validate_data.ignore, config.quantize.max_bytes) == ("*.csv", ("temperature",), 50_000)
+    assert config.optimize is not None
+    assert (config.ingest.pattern, config.validate_data.ignore, config.optimize.gates.max_bytes) == ("*.csv", ("temperature",), 50_000)
     assert len(config.evaluate.thresholds) == 3
 
 
 def test_the_alternatives_that_comments_tell_of_are_real() -> None:
     assert "# in place of `train`, `export` and `model.hyperparameters`." in PIPELINE
-    assert "`quantize: null` in place of this section" in PIPELINE
+    assert "`optimize: null` in place" in PIPELINE
     given = yaml.safe_load(PIPELINE)
     for section in (given, given, given["model"]):
         section.pop("train", None), section.pop("export", None), section.pop("hyperparameters", None)
     told = re.search(r"^#   (run_fn: .*)$", PIPELINE, flags=re.MULTILINE)
     assert told
-    config = PipelineConfig.model_validate({**given, **yaml.safe_load(told[1]), "quantize": None})
-    assert (config.quantize, config.run_fn.train_steps) == (None, 1000)
+    config = PipelineConfig.model_validate({**given, **yaml.safe_load(told[1]), "optimize": None})
+    assert (config.optimize, config.run_fn.train_steps) == (None, 1000)
 
 
 def test_the_sample_data_are_what_the_configuration_describes(tmp_path: Path) -> None:

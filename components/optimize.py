@@ -1,0 +1,343 @@
+"""The optimize stage: makes small forms of a model, measures each on the same data, and chooses the one that is shipped.
+
+Inputs: `model`, an exported model with its SavedModel in `Format-Serving/`; `examples`, `Split-<name>/` folders of TFRecords of
+raw tf.Examples, whose features the signature takes by name as dense tensors, batch first. For variants that are trained on:
+`model_run`, `transformed_examples` and `transform_graph`, as export and train have them; the last one also for the metadata.
+Outputs: `tflite`, holding model.tflite, the chosen variant; `report`, holding report.json (a `variant_report.Report`),
+`variants/<name>.tflite` for each that could be made, and, of two or more, accuracy_by_size.png. Sizes are bytes, accuracies and
+drops fractions, differences in the output's own unit, latencies milliseconds.
+
+The float model, fine-tuning, the converter and the TFLite interpreter run in processes of their own: a crash of one is the
+reason of a row. Input that cannot be judged raises TflineError, and so does it when no variant can be made. When some can, but
+none passes the gates, the best of them is written, reported, and refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components import variant_gates
+from components.errors import TflineError
+from components.isolate import IsolatedError, run_isolated
+from components.layout import SERVING_DIR
+from components.model import UserModel
+from components.records import write_atomically
+from components.summary import Outputs, Summary
+from components.tflite_prepare import CONVERTIBLE, Prepared
+from components.variant_config import Config, Variant
+from components.variant_measure import Measured
+from components.variant_metadata import with_metadata
+from components.variant_plot import draw, points
+from components.variant_report import (
+    FineTuned,
+    FloatModel,
+    Made,
+    Report,
+    Row,
+    batch_norms,
+    metrics_of,
+    scales_and_shifts_left,
+    tables_of,
+)
+from components.variant_weights import Asked, check_kernels, read_kernels
+from serving.errors import ServingError
+
+INPUTS: Mapping[str, str] = {
+    "model": "Model",
+    "examples": "Examples",
+    "model_run": "ModelRun",
+    "transformed_examples": "Examples",
+    "transform_graph": "TransformGraph",
+}
+OUTPUTS: Mapping[str, str] = {"tflite": "TFLiteModel", "report": "OptimizationReport"}
+OPTIONAL = ("model_run", "transformed_examples", "transform_graph")
+"""Left out where no variant is trained on."""
+REPORT = "report"
+# The runner keeps a copy of the stage's process, for `run_isolated`.
+FORKS = True
+
+PREPARE = "components.tflite_prepare:prepare"
+FINE_TUNE = "components.tfmot_training:fine_tune"
+CONVERT = "components.tflite_convert:convert"
+MEASURE = "components.variant_measure:measure"
+
+_VARIABLE_OPS = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
+
+PLOT = "accuracy_by_size.png"
+
+progress = logging.getLogger("tfline.progress")
+
+__all__ = ["INPUTS", "OUTPUTS", "Config", "optimize", "run", "summarise"]
+
+
+def optimize(
+    inputs: Mapping[str, Path], tflite_file: Path, report_dir: Path, config: Config, user_model: UserModel | None = None
+) -> Report:
+    """Makes each variant of one signature, measures what it lost on the whole eval split, judges, and chooses.
+
+    Args:
+        inputs: Artifact folders by key, as `INPUTS` names them.
+        tflite_file: The chosen .tflite; it appears by a rename, after it was measured, whether or not it keeps to the limits.
+        report_dir: Where report.json, the variants and the plot go.
+        config: See `Config`.
+        user_model: For variants that are trained on.
+
+    Returns:
+        The report; `variant_gates.refusal` says whether one passes.
+
+    Raises:
+        TflineError: When the model or the examples cannot be read, or no variant can be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfline-optimize-") as folder:
+        bench = _Bench(inputs, Path(folder), config, user_model, _prepare(inputs, folder, config))
+        rows, files = [], {}
+        for variant in config.chosen():
+            row, content = bench.row(variant)
+            rows.append(row)
+            if content:
+                files[row.name] = content
+            progress.info("%s: %s", row.name, f"{row.made.bytes} bytes" if row.made else "not made")
+    if not files:
+        reasons = [row.reason if len(rows) == 1 else f"{row.name}: {row.reason}" for row in rows]
+        raise TflineError(f"no variant of signature {config.signature!r} could be made: {'; '.join(reasons)}")
+    report = _report(inputs["model"] / SERVING_DIR, bench.prepared, rows, config)
+    for name, content in files.items():
+        _publish(report_dir / "variants" / f"{name}.tflite", content)
+    _publish(tflite_file, files[report.chosen])
+    return report
+
+
+def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config, user_model: UserModel) -> None:
+    """Optimizes the model of the artifact `model` into `tflite`, and writes report.json and the plot into `report`."""
+    folder = outputs["report"]
+    report = optimize(inputs, outputs["tflite"] / "model.tflite", folder, config, user_model)
+    if len(points(report)) > 1:
+        draw(report, folder / PLOT)
+    write_atomically(folder / "report.json", report.model_dump_json(indent=1))
+
+
+def summarise(outputs: Outputs) -> Summary:
+    """Reads report.json of the artifact `report`."""
+    folder = Path(outputs["report"][0]).resolve()
+    report = Report.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
+    made, compared = report.best, report.best.measured.comparison
+    ratio = "" if made.ratio_to_weights is None else f" ({made.ratio:.2f}×)"  # noqa: RUF001
+    accuracies = f"{_fraction(compared.accuracy_float)} → {_fraction(compared.accuracy_tflite)}"
+    size = f"{_size(made.bytes)}{ratio}, "
+    several = len(report.rows) > 1
+    return Summary(
+        headline=f"{report.chosen} {size}{accuracies}" if several else f"{size}accuracy {accuracies}",
+        metrics=metrics_of(made) | {"saved_model_bytes": float(report.float_model.saved_model_bytes)},
+        params={
+            "variant": report.chosen,
+            "variants": ", ".join(row.name for row in report.rows),
+            "select": report.select,
+            "signature": report.signature,
+            "representative_examples": str(report.representative_examples),
+            "sha256": made.sha256,
+        },
+        tables=tables_of(report),
+        files=tuple(str(path) for path in (folder / "report.json", folder / PLOT) if path.exists()),
+        nested={row.name: metrics_of(row.made) for row in report.rows if row.made} if several else {},
+        refusal=variant_gates.refusal(report.rows),
+    )
+
+
+class _Bench:
+    """Makes and measures the variants of one model."""
+
+    def __init__(
+        self, inputs: Mapping[str, Path], work: Path, config: Config, user_model: UserModel | None, prepared: Prepared
+    ) -> None:
+        self._inputs, self._work, self._config, self._user_model = inputs, work, config, user_model
+        self.prepared = prepared
+
+    def row(self, variant: Variant) -> tuple[Row, bytes]:
+        """Makes, measures and judges one variant; without content when it could not be made, for which the row has the reason."""
+        row = Row(
+            name=variant.title,
+            kind=variant.kind,
+            settings=variant.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "name"}),
+        )
+        try:
+            made, content = self._make(variant)
+        except (TflineError, ServingError) as error:
+            return row.model_copy(update={"reason": str(error)}), b""
+        return row.model_copy(update={"made": made, "broken": variant_gates.judge(made, self._config.gates)}), content
+
+    def _make(self, variant: Variant) -> tuple[Made, bytes]:
+        source, tuned = self._work / CONVERTIBLE, None
+        asked: tuple[Asked, ...] = ()
+        if variant.trained:
+            source, asked, tuned = self._fine_tune(variant)
+        target = self._work / f"{variant.title}.tflite"
+        seconds = self._convert(variant, source, target)
+        content = target.read_bytes()
+        check_kernels(content, asked)
+        graph, saved_model = self._inputs.get("transform_graph"), self._inputs["model"] / SERVING_DIR
+        output = self.prepared.output
+        content = with_metadata(content, variant, self._config, output=output, saved_model=saved_model, transform_graph=graph)
+        # What is measured is what is shipped.
+        target.write_bytes(content)
+        measured = self._measure(variant, target)
+        weights = self.prepared.graphs.float_weights_bytes
+        return (
+            Made(
+                sha256=hashlib.sha256(content).hexdigest(),
+                bytes=len(content),
+                gzip_bytes=len(gzip.compress(content, mtime=0)),
+                ratio=0.0,  # `_report` knows what to
+                ratio_to_weights=len(content) / weights if weights else None,
+                conversion_seconds=seconds,
+                scales_and_shifts_left=scales_and_shifts_left(self.prepared.graphs.frozen, measured.ops),
+                measured=measured,
+                kernels=read_kernels(content),
+                fine_tuned=tuned,
+            ),
+            content,
+        )
+
+    def _fine_tune(self, variant: Variant) -> tuple[Path, tuple[Asked, ...], FineTuned]:
+        """The SavedModel to convert, what its weights have to be like, and how it came about."""
+        missing = [key for key in OPTIONAL if key not in self._inputs]
+        if missing or self._user_model is None:
+            raise TflineError(
+                f"{variant.kind} is fine-tuned from the training's weights; this pipeline has no {', '.join(missing)}"
+            )
+        target, tuning = self._work / f"{variant.title}-trained", self._config.fine_tune
+        arguments = {
+            "variant": variant.model_dump(),
+            "fine_tune": tuning.model_dump(),
+            "user_model": self._user_model.model_dump(),
+            **{key: str(self._inputs[key]) for key in OPTIONAL},
+            "signature": self._config.signature,
+            "batch": _batch(self._config),
+            "target": str(target),
+        }
+        found = _isolated(FINE_TUNE, arguments, tuning.timeout_seconds, "fine-tuning failed")
+        return target, tuple(Asked.model_validate(each) for each in found["asked"]), FineTuned.model_validate(found["fine_tuned"])
+
+    def _convert(self, variant: Variant, source: Path, target: Path) -> float:
+        """Writes the .tflite; gives the converter's seconds."""
+        arguments = {
+            "saved_model_dir": str(source),
+            "signature": self._config.signature,
+            "kind": variant.converted_as,
+            "sparse_encoding": variant.sparse_encoding,
+            "representative": str(self._work / "representative.npz"),
+            "target": str(target),
+        }
+        what = f"the conversion of signature {self._config.signature!r} to {variant.converted_as} TFLite failed"
+        return float(_isolated(CONVERT, arguments, self._config.timeout_seconds, what)["seconds"])
+
+    def _measure(self, variant: Variant, target: Path) -> Measured:
+        arguments = {
+            "tflite": str(target),
+            "signature": self._config.signature,
+            "output": self.prepared.output,
+            "inputs": self.prepared.inputs,
+            "slices": self.prepared.slices,
+            "folder": str(self._work),
+            "latency_calls": self._config.latency_calls,
+        }
+        found = _isolated(MEASURE, arguments, self._config.timeout_seconds, "running the .tflite failed")
+        measured = Measured.model_validate(found)
+        if variables := sorted(set(measured.ops) & _VARIABLE_OPS):
+            raise TflineError(f"the .tflite of signature {self._config.signature!r} is not frozen: it has {', '.join(variables)}")
+        # OpsSet.TFLITE_BUILTINS_INT8 does not refuse an op without an int8 kernel: the converter leaves it in float.
+        if variant.converted_as == "int8_io" and measured.float_ops:
+            raise TflineError(
+                f"the conversion of signature {self._config.signature!r} to int8 TFLite left ops in floating point: "
+                f"{', '.join(measured.float_ops)}; TFLite has no int8 kernel for them here: replace them in the model, or move "
+                "them out of the dense signature; the variant `int8`, with float edges, may have them"
+            )
+        return measured
+
+
+def _prepare(inputs: Mapping[str, Path], folder: str, config: Config) -> Prepared:
+    asked = {
+        "signature", "output", "label", "train_split", "eval_split", "representative_examples", "seed", "batch_size",
+    }  # fmt: skip
+    # Each slicing once, those that only a gate is on included.
+    slices = dict.fromkeys(tuple(sorted(each)) for each in (*config.slices, *(tuple(gate.slice) for gate in config.gates.slices)))
+    arguments: dict[str, Any] = config.model_dump(include=asked) | {
+        "saved_model_dir": str(inputs["model"] / SERVING_DIR),
+        "examples_dir": str(inputs["examples"]),
+        "slices": list(slices),
+        "batch": _batch(config),
+        "folder": folder,
+    }
+    what = "reading the examples and running the float model failed"
+    return Prepared.model_validate(_isolated(PREPARE, arguments, config.timeout_seconds, what))
+
+
+def _isolated(function: str, arguments: dict[str, Any], timeout_seconds: float, failed: str) -> Any:
+    try:
+        return run_isolated(function, arguments, timeout_seconds=timeout_seconds, fork=True)
+    except IsolatedError as error:
+        raise TflineError(f"{failed}: {error}") from error
+
+
+def _batch(config: Config) -> int | None:
+    return 1 if config.batch == "one" else None
+
+
+def _report(saved_model: Path, prepared: Prepared, rows: Sequence[Row], config: Config) -> Report:
+    sizes = {path.relative_to(saved_model): path.stat().st_size for path in saved_model.rglob("*") if path.is_file()}
+    total, weights = sum(sizes.values()), prepared.graphs.float_weights_bytes
+    made = [row for row in rows if row.made]
+    plain = next((row.made.bytes for row in made if row.kind == "float32" and row.made), 0)
+    reference = plain or weights or total
+    compared = made[0].made.measured.comparison if made[0].made else None
+    return Report(
+        signature=config.signature,
+        output=prepared.output,
+        float_model=FloatModel(
+            saved_model_pb_bytes=sizes[Path("saved_model.pb")],
+            variables_bytes=sum(size for path, size in sizes.items() if path.parts[0] == "variables"),
+            saved_model_bytes=total,
+            reference="float32" if plain else "weights" if weights else "SavedModel",
+            reference_bytes=reference,
+            graphs=prepared.graphs,
+            batch_norms=batch_norms(prepared.graphs.frozen),
+            accuracy=compared.accuracy_float if compared else None,
+            eval_examples=prepared.eval_examples,
+        ),
+        rows=tuple(
+            row.model_copy(update={"made": row.made.model_copy(update={"ratio": row.made.bytes / reference})})
+            if row.made
+            else row
+            for row in rows
+        ),
+        chosen=variant_gates.choose(rows, config.select),
+        select=config.select,
+        gates=config.gates,
+        representative_examples=prepared.representative_examples,
+        seed=config.seed,
+    )
+
+
+def _publish(target: Path, content: bytes) -> None:
+    """Writes a file beside the target and renames it: a reader sees all of it or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.{os.getpid()}")
+    with staging.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.replace(target)
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1_000_000 else f"{count / 1000:.0f} kB" if count >= 10_000 else f"{count} bytes"
