@@ -24,7 +24,7 @@ class Instance(BaseModel):
             one. "" is the store's own folder of the model.
         server_path: The same folder as the server calls it, for a reload of its configuration; "" is `base_path`.
         rest: http://host:port of the embedded server with --rest_list_models: before a reload its models are looked at.
-        ca, cert, key: PEM files for grpcs:// and https://: whom to trust ("" for the system's authorities), and an own certificate.
+        ca, cert, key: PEM files for grpcs:// and https://: whom to trust ("" for the system's authorities), an own certificate.
         other_models: Base paths, by name, of models that it serves beside those of this store. A reload replaces the whole
             configuration, and what is not said would be gone.
     """
