@@ -12,7 +12,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.server.options import ServerOptions
+from serving.server.grpc_threads import FewThreads
+from serving.server.options import ServerOptions, schedulable_cpus
 from serving.server.predictor import Predictor
 from serving.server.status import Code, StatusError, invalid
 
@@ -71,7 +71,9 @@ class GrpcServer:
         host = f"[{options.bind_address}]" if ":" in options.bind_address else options.bind_address
         self.address = f"{host}:{options.port}" if options.port else ""
         self._gate = _Gate()
-        self._pool = ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
+        # A batch is made of requests that are inside at the same time.
+        steady = options.grpc_max_threads if options.enable_batching else schedulable_cpus() + 1
+        self._pool = FewThreads(steady, options.grpc_max_threads, "grpc")
         self._server = grpc.server(self._pool, options=channel_arguments(options.grpc_channel_arguments, options.processes > 1))
         handlers = {**_prediction_handlers(predictor), **_model_handlers(predictor)}
         if options.enable_profiler:
