@@ -31,7 +31,7 @@ check: .venv/.ready
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow" -n 2
 
-# 100,000 mutated requests, REST and gRPC, from a seed; some five minutes. A short slice of them is in the suite.
+# 100,000 mutated requests, REST and gRPC, from a seed; a minute or two. A short slice of them is in the suite.
 fuzz: .venv/.ready
 	$(BIN)/python -m tests.serving.fuzz --inputs 100000
 
