@@ -1,8 +1,7 @@
 """`tfline run`: from a folder and options to an exit code.
 
-Everything that can be wrong with the folder, the options or the input is found before TensorFlow is imported and before
-anything is
-written. Exit codes: 0 pushed or nothing to do, 2 bad usage or configuration, 3 a gate refused, 1 anything else.
+Everything that can be wrong with the folder, the options or the input is found before TensorFlow is imported and before anything
+is written. Exit codes: 0 pushed or nothing to do, 2 bad usage or configuration, 3 a gate refused, 1 anything else.
 """
 
 from __future__ import annotations
