@@ -248,7 +248,7 @@ def test_a_reload_waits_no_longer_than_its_caller() -> None:
         reload(request, timeout=30)
         reload(request)
     limited, unlimited = models.timeouts
-    assert limited is not None and 20 < limited <= 30
+    assert limited is not None and 20 < limited < 31  # gRPC tells what remains by another clock
     assert unlimited is None
 
 
