@@ -124,9 +124,8 @@ def _ours(folder: Path) -> Measured:
 def _stock(folder: Path) -> Measured:
     environment = {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "TF_USE_LEGACY_KERAS": "1"}
     if importlib.util.find_spec("pip") is None:
-        import ensurepip
-
-        environment["PYTHONPATH"] = str(next(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")))
+        subprocess.run([sys.executable, "-m", "ensurepip", "--root", str(folder / "pip")], check=True, capture_output=True)
+        environment["PYTHONPATH"] = str(next((folder / "pip").rglob("pip/__init__.py")).parents[1])
     code = (
         f"import sys; sys.path.append({str(Path(__file__).parents[1])!r}); from benchmarks.ingest import run_stock; run_stock()"
     )

@@ -15,7 +15,8 @@ from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from components.records import Journal
-from pipelines.run_command import Options, run_pipeline, tell
+from pipelines.outcome import tell
+from pipelines.run_command import Options, run_pipeline
 from pipelines.view import RunView
 
 # rich's own template fetches its fonts from a server; whatever monospaced font the reader has will do.

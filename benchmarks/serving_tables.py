@@ -89,4 +89,6 @@ def aims(results: Results) -> dict[str, bool]:
             aims[f"REST at {clients} clients at least 3 times the best other: {rest['tfline REST'] / best:.1f}"] = (
                 rest["tfline REST"] >= 3 * best
             )
+        else:
+            aims[f"REST at {clients} clients at least 3 times the best other: no other server was there"] = False
     return aims

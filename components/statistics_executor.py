@@ -22,8 +22,9 @@ from components.layout import STATISTICS_FILE, split_dir
 _EXAMPLES, _STATISTICS = standard_component_specs.EXAMPLES_KEY, standard_component_specs.STATISTICS_KEY
 
 
-# Bytes of an artifact, compressed. Up to here TFDV is quicker with a split in memory than Beam is with its graph, four seconds.
-SMALL = 8_000_000
+# Bytes of an artifact, compressed. Up to here TFDV is quicker with a split in memory than Beam is with its graph, four seconds;
+# with the 100,000 rows of trips in benchmarks/RESULTS.md it was slower.
+SMALL = 1_000_000
 
 
 class Executor(BaseBeamExecutor):

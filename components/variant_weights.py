@@ -15,7 +15,6 @@ from serving.tflite_file import TFLiteFile
 from serving.tflite_graph import Tensor, read_subgraphs
 from serving.tflite_weights import Weights, read_weights
 
-
 _ROUNDING = 1e-9
 
 

@@ -246,9 +246,9 @@ def _asks_server(command: Any) -> Any:
     def with_client(
         servers: tuple[str, ...], timeout: float, ca: Path | None, cert: Path | None, key: Path | None, **options: Any
     ) -> None:
-        from pipelines.model_commands import make_client
+        from pipelines.model_commands import hinting, make_client
 
-        with make_client(servers, timeout, ca, cert, key) as client:
+        with make_client(servers, timeout, ca, cert, key) as client, hinting(options["model"]):
             command(client, **options)
 
     return with_client

@@ -27,6 +27,7 @@ from tfx.orchestration.portable import (
     tfx_runner,
 )
 
+from components.beam_memory import remember
 from components.records import Journal, StageRecord
 from pipelines.node_process import Outcome, run_node, take_snapshot
 
@@ -98,6 +99,7 @@ class LocalRunner(tfx_runner.IrBasedRunner):
         Raises:
             KeyboardInterrupt: After every stage's process was ended.
         """
+        remember()
         self._specs = {node.pipeline_node.node_info.id: _spec_digest(node.pipeline_node, pipeline) for node in pipeline.nodes}
         runtime_parameter_utils.substitute_runtime_parameter(pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: self._run_id})
         base: dict[str, StageRecord] = {}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from components.errors import UsageError
 from serving.client import Client, Tls
+from serving.client.errors import RequestError
 from serving.client.values import Signature, State, Tensor
+from serving.errors import ServingError
 from serving.request_arrays import shape_text
+from serving.server.status import Code
 
 _STYLES = {State.AVAILABLE: "green", State.LOADING: "cyan", State.START: "cyan", State.UNLOADING: "dim", State.END: "dim"}
 
@@ -22,6 +27,19 @@ def make_client(servers: Sequence[str], timeout: float, ca: Path | None, cert: P
         return Client(list(servers), timeout=timeout, tls=Tls(ca, cert, key) if ca or cert or key else None)
     except (OSError, ValueError) as error:
         raise UsageError(f"--server: {error}") from None
+
+
+@contextmanager
+def hinting(model: str) -> Iterator[None]:
+    """Adds to the error of a server that cannot be reached how to start one."""
+    try:
+        yield
+    except RequestError as error:
+        if error.code is not Code.UNAVAILABLE:
+            raise
+        raise ServingError(
+            f"{error}\nIs a server running there? `tfline serve {shlex.quote(model)}` starts one; --server names another."
+        ) from error
 
 
 def print_status(client: Client, model: str, version: int | None, *, as_json: bool) -> None:

@@ -1,8 +1,7 @@
 """`tfline run`: from a folder and options to an exit code.
 
-Everything that can be wrong with the folder, the options or the input is found before TensorFlow is imported and before
-anything is
-written. Exit codes: 0 pushed or nothing to do, 2 bad usage or configuration, 3 a gate refused, 1 anything else.
+Everything that can be wrong with the folder, the options or the input is found before TensorFlow is imported and before anything
+is written. Exit codes: 0 pushed or nothing to do, 2 bad usage or configuration, 3 a gate refused, 1 anything else.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from components.errors import UsageError
 from components.records import Journal, Pushed, RunRecord, StageRecord
 from pipelines.config import PipelineConfig, curated_schema, load_config
 from pipelines.graph import UserCode, code_digests, create_pipeline, keras_of, stages_of
+from pipelines.outcome import tell
 from pipelines.run_lock import run_lock
 from pipelines.tracker import Tracker
 from pipelines.unchanged import cached, outside_digest, request_digest, same_run
-from pipelines.variants_table import print_variants
 from pipelines.view import RunView
 
 if TYPE_CHECKING:
@@ -350,69 +349,3 @@ def _finish(record: RunRecord, result: Result, journal: Journal, plan: Plan) -> 
     done = record.model_copy(update=update)
     journal.write_run(done)
     return done
-
-
-def resume_command(folder: Path, home: Path) -> str:
-    """What to type to go on with a run that did not finish."""
-    return shlex.join(["tfline", "run", str(folder), "--resume", *_home_option(home)])
-
-
-def serve_command(pushed: Pushed, home: Path) -> str:
-    """What to type to serve a version that was pushed, and each later one, by gRPC on port 8500 and REST on port 8501."""
-    folder = Path(pushed.path).parent
-    if folder.resolve() == (home / "store" / pushed.model).resolve():
-        return shlex.join(["tfline", "serve", pushed.model, *_home_option(home)])
-    flags = {"port": 8500, "rest_api_port": 8501, "model_name": pushed.model, "model_base_path": folder}
-    return shlex.join(["tfline", "serve", *(f"--{name}={value}" for name, value in flags.items())])
-
-
-def _home_option(home: Path) -> list[str]:
-    return [] if home == Path(".tfline").resolve() else ["--home", str(home)]
-
-
-def tell(record: RunRecord, stages: dict[str, StageRecord], folder: Path, home: Path, console: Console) -> int:
-    """Prints what came of a run and what to type next; returns the exit code."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, highlight=False, soft_wrap=True, markup=False)
-
-    print_variants(stages, console)
-    if record.state == "complete":
-        _tell_success(record, stages, folder, home, say)
-        return 0
-    if record.state == "refused":
-        for refusal in record.refusals:
-            say(f"Refused by the {refusal.gate} gate:", "bold yellow")
-            for reason in refusal.reasons:
-                say(f"  {reason}")
-        say("Nothing was pushed; what is served is untouched.")
-        return 3
-    for stage in stages.values():
-        if stage.state == "failed":
-            say(f"Stage {stage.stage} failed: {stage.error}", "bold red")
-            say(f"  log: {stage.log}")
-    if record.state == "interrupted":
-        say("Interrupted.", "bold red")
-    say(f"To go on from here: {resume_command(folder, home)}")
-    return record.exit_code or 1
-
-
-def _tell_success(record: RunRecord, stages: dict[str, StageRecord], folder: Path, home: Path, say: Any) -> None:
-    seconds = (record.finished or 0) - record.started
-    pushed = record.pushed
-    if pushed is None:
-        say(f"Stopped after {record.options['to']}, as asked, in {seconds:.0f} s. Nothing was pushed.")
-        return
-    if pushed.new:
-        say(f"Pushed {pushed.model} version {pushed.version} in {seconds:.0f} s.", "bold green")
-    else:
-        say(f"Nothing to do: {pushed.model} version {pushed.version} is this model ({seconds:.0f} s).", "bold green")
-    say(f"  SavedModel  {pushed.path}")
-    if pushed.tflite_path:
-        say(f"  TFLite      {pushed.tflite_path}")
-    if pushed.tflite_differs:
-        say("  The TFLite file of this run is another one; that of a pushed version never changes. It is in the run's artifacts.")
-    say(f"  records     {Journal(home).run_dir(record.run_id)}")
-    say(f"To serve it: {serve_command(pushed, home)}")
-    if stages["schema"].summary.params.get("origin") == "inferred":
-        say(f"The schema was inferred; to review it: tfline schema {shlex.quote(str(folder))}")

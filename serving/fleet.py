@@ -9,6 +9,7 @@ brings a model's servers to a goal, and what people do by hand: promote, roll ba
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -117,12 +118,17 @@ def put_labels(
         store, model: Which one.
         state: Has the labels; without any, servers get their newest version and no label.
         instances: The servers.
-        seconds: For each request.
+        seconds: For all together.
         also: Versions to load beside those.
 
     Returns:
         What went wrong, by the instance's name.
     """
+    ends = time.monotonic() + seconds
+
+    def left() -> float:
+        return max(0.0, ends - time.monotonic())
+
     labels = state.numbers()
     versions = {*labels.values(), *also} if labels else set(also)
 
@@ -130,16 +136,16 @@ def put_labels(
         return {each.name: configuration(store, model, each, versions, labels) for each in instances.all}
 
     final = configs(labels)
-    problems = instances.reload(final, seconds)
+    problems = instances.reload(final, left())
     if not problems or not labels:
         return problems
     # A label needs its version loaded, and a server that was restarted has only the newest.
     behind = instances.only(problems)
-    problems = behind.reload(configs({}), seconds)
+    problems = behind.reload(configs({}), left())
     for version in sorted(set(labels.values())):
         behind = behind.only({each.name for each in behind.all} - problems.keys())
-        problems |= {row.name: row.problem for row in behind.prove(model, version, (), CanaryRule(), seconds) if row.problem}
-    return problems | behind.only({each.name for each in behind.all} - problems.keys()).reload(final, seconds)
+        problems |= {row.name: row.problem for row in behind.prove(model, version, (), CanaryRule(), left()) if row.problem}
+    return problems | behind.only({each.name for each in behind.all} - problems.keys()).reload(final, left())
 
 
 def look(store: Path, model: str, instances: Instances, *, reload: bool) -> list[Row]:

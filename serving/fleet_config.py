@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serving.client.addresses import parse_servers
+from serving.client.tls import Tls
 from serving.errors import ServingError
 
 STABLE, CANARY = "stable", "canary"
@@ -23,6 +24,7 @@ class Instance(BaseModel):
             one. "" is the store's own folder of the model.
         server_path: The same folder as the server calls it, for a reload of its configuration; "" is `base_path`.
         rest: http://host:port of the embedded server with --rest_list_models: before a reload its models are looked at.
+        ca, cert, key: PEM files for grpcs:// and https://: whom to trust ("" for the system's authorities), an own certificate.
         other_models: Base paths, by name, of models that it serves beside those of this store. A reload replaces the whole
             configuration, and what is not said would be gone.
     """
@@ -34,7 +36,16 @@ class Instance(BaseModel):
     base_path: str = ""
     server_path: str = ""
     rest: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
     other_models: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def tls(self) -> Tls | None:
+        """The certificates; None where none are named."""
+        files = (Path(file) if file else None for file in (self.ca, self.cert, self.key))
+        return Tls(*files) if self.ca or self.cert or self.key else None
 
     @field_validator("address")
     @classmethod

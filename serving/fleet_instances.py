@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from serving.client.errors import RequestError
+from serving.errors import ServingError
 from serving.fleet_config import CanaryRule, Instance
 from serving.server.lifecycle import State, VersionStatus
 from serving.server.status import Code
@@ -45,7 +46,7 @@ class Server(Protocol):
         """Closes the connection."""
 
 
-Connect = Callable[[str], Server]
+Connect = Callable[[Instance], Server]
 """Makes a Server of an address."""
 
 
@@ -83,12 +84,15 @@ class Row:
     serves: tuple[int, ...] | None = None
 
 
-def connect(address: str) -> Server:
+def connect(instance: Instance) -> Server:
     """A client of one server, which says at once when nobody answers: who asks here asks again."""
     from serving.client.client import Client
     from serving.client.endpoints import Retry
 
-    return Client(address, retry=Retry(rounds=1))
+    try:
+        return Client(instance.address, retry=Retry(rounds=1), tls=instance.tls)
+    except (OSError, ValueError) as error:
+        raise ServingError(f"push.fleet: the certificates of instance {instance.name} cannot be used: {error}") from error
 
 
 class Instances:
@@ -97,7 +101,7 @@ class Instances:
     def __init__(self, instances: Iterable[Instance], connect: Connect = connect) -> None:
         """Args: the instances; how to connect."""
         self.all = tuple(instances)
-        self._servers = {instance.name: connect(instance.address) for instance in self.all}
+        self._servers = {instance.name: connect(instance) for instance in self.all}
         self._threads = ThreadPoolExecutor(max(1, len(self.all)), thread_name_prefix="fleet")
 
     def each(self, ask: Callable[[Instance, Server], T]) -> dict[str, T]:
@@ -213,9 +217,10 @@ def _state(server: Server, model: str, version: int) -> tuple[str, str, bool]:
         found = []
     if not found:
         return "not seen", "", False
-    ended = found[0].state is State.END
+    # Without an error END is what the version was before: a server that is told to serve it again may take until its next look
+    # at the folder to begin.
     problem = f"{found[0].code.name}: {found[0].message}" if found[0].code is not Code.OK else ""
-    return found[0].state.name, problem or ("it was unloaded" if ended else ""), ended
+    return found[0].state.name, problem, bool(problem) and found[0].state is State.END
 
 
 def _ask_canaries(server: Server, model: str, version: int, canaries: Sequence[Canary], rule: CanaryRule, ends: float) -> str:

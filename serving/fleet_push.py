@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,24 +193,29 @@ class _Push:
         if self.fleet is None:
             return []
         after = self._after(number)
+        ends = time.monotonic() + self.seconds
         if self.labels:
             there = self.instances.only(name for name, versions in served.items() if versions)
             needed = {number, *(after.wanted() if not self.before.labels else ())}
-            self._label(number, self.before, there, self._look(), also=needed)
-        rows = self.instances.prove(self.model, number, self.canaries, self.fleet.canary, self.seconds)
+            self._label(number, self.before, there, self._look(), ends, also=needed)
+        rows = self.instances.prove(self.model, number, self.canaries, self.fleet.canary, max(0.0, ends - time.monotonic()))
         self._check(number, rows)
         if self.reload:
             # The old versions stay until every server has the new labels: going back then needs no load, and leaves no label out.
-            self._label(number, after, self.instances, rows, also=self.before.wanted() if self.labels else ())
-            self._label(number, after, self.instances, rows)
+            self._label(number, after, self.instances, rows, ends, also=self.before.wanted() if self.labels else ())
+            self._label(number, after, self.instances, rows, ends)
         wanted = {row.name: after.wanted() or (number,) for row in rows}
+        # All have answered in time; that the old versions go may take as long again.
         serves = {row.name: row for row in self.instances.wait(self.model, wanted, self.seconds)}
         rows = [replace(row, serves=serves[row.name].serves, problem=_end(serves[row.name])) for row in rows]
         self._check(number, rows)
         return rows
 
-    def _label(self, number: int, state: State, to: Instances, rows: Sequence[Row], also: Collection[int] = ()) -> None:
-        problems = put_labels(self.store, self.model, state, to, self.seconds, also=also)
+    def _label(
+        self, number: int, state: State, to: Instances, rows: Sequence[Row], ends: float, also: Collection[int] = ()
+    ) -> None:
+        left = max(0.0, ends - time.monotonic())
+        problems = put_labels(self.store, self.model, state, to, left, also=also)
         self._check(number, [replace(row, problem=problems.get(row.name, "")) for row in rows])
 
     def _check(self, number: int, rows: Sequence[Row]) -> None:

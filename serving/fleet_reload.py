@@ -49,7 +49,10 @@ def unknown_models(instance: Instance, config: Any, seconds: float = 5.0) -> str
         return ""
     url = f"{instance.rest.rstrip('/')}/v1/config"
     try:
-        with urllib.request.urlopen(url, timeout=seconds) as answer:  # noqa: S310 - http or https, see Instance
+        # Without a proxy: it is a server of ours, on a network of ours.
+        secure = urllib.request.HTTPSHandler(context=instance.tls.context()) if instance.tls else urllib.request.HTTPSHandler()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), secure)
+        with opener.open(url, timeout=seconds) as answer:
             found = json.load(answer)
     except (OSError, ValueError) as error:
         return f"{url} does not tell its configuration: {error}"

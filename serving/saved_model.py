@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
 
-from serving.saved_model_folder import PROTO, TEXT, SavedModelError, find_saved_model
+from serving.saved_model_folder import LARGEST_PROTO, PROTO, TEXT, SavedModelError, find_saved_model
 from serving.saved_objects import restored_keys, saved_variables
 from serving.signatures import Signature, TensorSpec, dtype_name, read_signature
 from serving.tensor_bundle import Bundle, BundleError, Entry, read_bundle
@@ -187,6 +187,8 @@ def _read(place: Path) -> Any:
     message, path = tensorflow_protos().SavedModel(), place / PROTO
     if not path.is_file():
         return _read_text(place, message)
+    if (size := path.stat().st_size) > LARGEST_PROTO:
+        raise SavedModelError(place, [f"{PROTO} has {size} bytes, more than the {LARGEST_PROTO} that a protobuf can have"])
     content = path.read_bytes()
     try:
         message.ParseFromString(content)

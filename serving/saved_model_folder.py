@@ -8,6 +8,8 @@ from pathlib import Path
 from serving.errors import ServingError
 
 PROTO, TEXT, CHUNKED = "saved_model.pb", "saved_model.pbtxt", "saved_model.cpb"
+LARGEST_PROTO = 2**31 - 1
+"""Bytes (protobuf.dev/programming-guides/proto-limits)."""
 
 _TOLD = 10
 _KINDS = {

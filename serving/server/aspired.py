@@ -101,6 +101,12 @@ class AspiredVersions:
             managed = self._managed.get(name, {})
             return [] if self.busy(name) else [managed[number] for number in sorted(managed, reverse=True)]
 
+    def failing(self, name: str) -> bool:
+        """Whether every version of the model that is to come has failed at least once; more attempts may follow."""
+        with self.changed:
+            coming = [version for version in self._managed.get(name, {}).values() if version.state is not State.END]
+            return bool(coming) and all(version.failure for version in coming)
+
     def retry_due(self) -> float | None:
         """Begins the attempts whose time has come; returns the seconds to the next one, None when there is none to come."""
         with self.changed:

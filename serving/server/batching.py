@@ -71,6 +71,9 @@ class Batching:
         self._observer = observer
         self._queues: dict[str, BatchQueue] = {}
         self._making = threading.Lock()
+        self._running = 0
+        self._closed = False
+        self._idle = threading.Condition()
         if isinstance(servable, RunsTensors):
             self.run_tensors = servable.run_tensors
             """Across signatures: not batched, as in TensorFlow Serving."""
@@ -105,7 +108,10 @@ class Batching:
         return {alias: np.concatenate([result[alias] for result in results]) for alias in outputs}
 
     def close(self) -> None:
-        """See Servable.close."""
+        """See Servable.close. A batch whose callers have all given up may still run; it is waited for."""
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: self._running == 0)
         self._servable.close()
 
     def _queue(self, signature: str) -> BatchQueue:
@@ -147,7 +153,16 @@ class Batching:
         deadlines = [task.deadline for task in tasks]
         latest = None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None)
         merged = _merge([task.inputs for task in tasks], padded - total, self._parameters.pad_variable_length_inputs)
-        outputs = self._servable.run(signature, merged, list(self.signatures[signature].outputs), latest)
+        with self._idle:
+            if self._closed:
+                raise StatusError(Code.UNAVAILABLE, "The model was unloaded while the request was waiting to be batched")
+            self._running += 1
+        try:
+            outputs = self._servable.run(signature, merged, list(self.signatures[signature].outputs), latest)
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
         for array in outputs.values():
             _check_output(array, padded)
         return _cut(outputs, sizes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import metadata
 from typing import Any
@@ -133,23 +133,12 @@ def _own_problems(options: ServerOptions) -> list[str]:
         found.append("--rest_ssl needs the keys of --ssl_config_file, which is not set.")
     if not 0.0 <= options.request_log_sampling_rate <= 1.0:
         found.append(f"--request_log_sampling_rate expects 0 to 1, got {options.request_log_sampling_rate}.")
-    for name in ("request_log_rotate_mb", "processes"):
+    for name in ("request_log_rotate_mb", "processes", "grpc_max_threads"):
         if getattr(options, name) < 1:
             found.append(f"--{name} expects 1 or more, got {getattr(options, name)}.")
     if options.drain_seconds < 0:
         found.append(f"--drain_seconds expects 0 or more, got {options.drain_seconds}.")
     return found
-
-
-def docker_arguments(argv: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """The command line that the entry point of the image tensorflow/serving makes of its own arguments and environment.
-
-    MODEL_NAME is `model` and MODEL_BASE_PATH is `/models` where they are not set, as in the image. What the caller gives comes
-    last, so it wins.
-    """
-    name = environ.get("MODEL_NAME", "model")
-    base = environ.get("MODEL_BASE_PATH", "/models")
-    return ["--port=8500", "--rest_api_port=8501", f"--model_name={name}", f"--model_base_path={base}/{name}", *argv]
 
 
 def usage(program: str, flags: Sequence[Flag] | None = None) -> str:

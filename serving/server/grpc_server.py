@@ -12,7 +12,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from serving.server.options import ServerOptions
+from serving.server.grpc_threads import FewThreads
+from serving.server.options import ServerOptions, schedulable_cpus
 from serving.server.predictor import Predictor
 from serving.server.status import Code, StatusError, invalid
 
@@ -71,12 +71,14 @@ class GrpcServer:
         host = f"[{options.bind_address}]" if ":" in options.bind_address else options.bind_address
         self.address = f"{host}:{options.port}" if options.port else ""
         self._gate = _Gate()
-        self._pool = ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
+        # A batch is made of requests that are inside at the same time.
+        steady = options.grpc_max_threads if options.enable_batching else schedulable_cpus() + 1
+        self._pool = FewThreads(steady, options.grpc_max_threads, "grpc")
         self._server = grpc.server(self._pool, options=channel_arguments(options.grpc_channel_arguments, options.processes > 1))
         handlers = {**_prediction_handlers(predictor), **_model_handlers(predictor)}
         if options.enable_profiler:
             handlers |= _profiler_handlers()
-        self._server.add_generic_rpc_handlers((_Handlers({k: self._gate.guard(each) for k, each in handlers.items()}),))
+        self._server.add_generic_rpc_handlers((_Handlers(handlers, self._gate),))
         self._health = _health(self._server) if options.enable_grpc_healthcheck_service else None
         if options.port:
             self._bind(self.address, credentials)
@@ -90,14 +92,18 @@ class GrpcServer:
         self._server.start()
 
     def drain(self, seconds: float) -> bool:
-        """Refuses new requests with UNAVAILABLE, turns health to NOT_SERVING and waits for the requests that are inside.
+        """Refuses new requests with UNAVAILABLE, turns health to NOT_SERVING, waits for those that arrived, and closes the ports.
 
         Returns:
-            Whether all of them finished in time.
+            Whether all of them finished in time; those that did not are cut off.
         """
+        end = time.monotonic() + seconds
         if self._health is not None:
             self._health.enter_graceful_shutdown()
-        return self._gate.close(seconds)
+        self._gate.close(seconds)
+        # gRPC itself knows of those that wait for a thread, and of answers that are still being sent.
+        self._server.stop(grace=max(0.0, end - time.monotonic())).wait()
+        return self._gate.empty
 
     def stop(self) -> None:
         """Closes the ports; what still runs is cut off."""
@@ -142,24 +148,29 @@ def channel_arguments(text: str, share_port: bool = False) -> list[tuple[str, in
 
 
 class _Gate:
-    """Counts the requests that are inside, and lets none in once it is closed.
+    """Counts the requests that a thread has taken; says whether new ones may come.
 
     A deque's append and pop are atomic, and a tenth of the price of a lock.
+
+    Attributes:
+        closed: Whether requests that arrive from now on are refused.
     """
 
     def __init__(self) -> None:
         self._inside: deque[None] = deque()
-        self._closed = False
+        self.closed = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether no thread is inside a request."""
+        return not self._inside
 
     def guard(self, handle: Handle) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         """A gRPC method of a handle: turns errors into statuses."""
 
         def method(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            # First in, then a look whether it is closed: `close` must not miss one that is about to begin.
             self._inside.append(None)
             try:
-                if self._closed:
-                    raise StatusError(Code.UNAVAILABLE, "Server is shutting down")
                 return handle(raw, context)
             except StatusError as error:
                 failed = error
@@ -173,23 +184,31 @@ class _Gate:
 
         return method
 
-    def close(self, seconds: float) -> bool:
-        """Whether all that were inside finished within so many seconds."""
-        self._closed = True
+    def close(self, seconds: float) -> None:
+        """Lets nothing in any more; waits until it is empty, or so many seconds."""
+        self.closed = True
         end = time.monotonic() + seconds
         while self._inside and time.monotonic() < end:
             time.sleep(0.005)
-        return not self._inside
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """gRPC's table of methods, on bytes."""
+    """gRPC's table of methods, on bytes. It is asked when a request arrives, which may then wait for a thread."""
 
-    def __init__(self, methods: Mapping[str, Callable[[bytes, grpc.ServicerContext], bytes]]) -> None:
-        self._methods = {f"/{name}": grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
+    def __init__(self, handles: Mapping[str, Handle], gate: _Gate) -> None:
+        made = {f"/{name}": gate.guard(handle) for name, handle in handles.items()}
+        self._methods = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in made.items()}
+        self._refusing = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._gate = gate
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        return self._methods.get(handler_call_details.method)
+        method = self._methods.get(handler_call_details.method)
+        return self._refusing if method is not None and self._gate.closed else method
+
+
+def _refuse(raw: bytes, context: grpc.ServicerContext) -> bytes:
+    context.abort(grpc.StatusCode.UNAVAILABLE, "Server is shutting down")
+    raise AssertionError("abort raises")
 
 
 def _prediction_handlers(predictor: Predictor) -> dict[str, Handle]:
@@ -228,13 +247,13 @@ def _prediction_handlers(predictor: Predictor) -> dict[str, Handle]:
 
 
 def _model_handlers(predictor: Predictor) -> dict[str, Handle]:
-    def handler(message: Any, call: Callable[[Any], Any]) -> Handle:
-        return lambda raw, context: _bytes(call(_parse(message, raw)))
+    def status(raw: bytes, context: grpc.ServicerContext) -> bytes:
+        return _bytes(predictor.status(_parse(get_model_status_pb2.GetModelStatusRequest, raw)))
 
-    return {
-        f"{MODEL_SERVICE}/GetModelStatus": handler(get_model_status_pb2.GetModelStatusRequest, predictor.status),
-        f"{MODEL_SERVICE}/HandleReloadConfigRequest": handler(model_management_pb2.ReloadConfigRequest, predictor.reload),
-    }
+    def reload(raw: bytes, context: grpc.ServicerContext) -> bytes:
+        return _bytes(predictor.reload(_parse(model_management_pb2.ReloadConfigRequest, raw), _deadline(context)))
+
+    return {f"{MODEL_SERVICE}/GetModelStatus": status, f"{MODEL_SERVICE}/HandleReloadConfigRequest": reload}
 
 
 def _profiler_handlers() -> dict[str, Handle]:

@@ -68,8 +68,11 @@ class Models(Protocol):
     def label_version(self, name: str, label: str) -> int:
         """The version that a label stands for; StatusError as `acquire`."""
 
-    def reload(self, config: Any) -> None:
-        """Replaces the whole configuration (ModelServerConfig); returns when new models are AVAILABLE, or raises StatusError."""
+    def reload(self, config: Any, timeout: float | None = None) -> None:
+        """Replaces the whole configuration (ModelServerConfig); returns when new models are AVAILABLE, or raises StatusError.
+
+        With a timeout, in seconds, that is DEADLINE_EXCEEDED when it takes longer; the configuration stays in force.
+        """
 
     def config(self) -> Any:
         """The ModelServerConfig as it is now, labels included."""

@@ -199,8 +199,8 @@ class Manager:
                 raise StatusError(Code.CANCELLED, "The server is shutting down.")
 
     def _settled(self, name: str, *, tolerate: bool) -> bool:
-        nothing_found = tolerate and name in self._looked and not self._versions.busy(name)
-        return name not in self._sources or name in self._table.rows or bool(self._versions.failed(name)) or nothing_found
+        given_up = tolerate and (self._versions.failing(name) or (name in self._looked and not self._versions.busy(name)))
+        return name not in self._sources or name in self._table.rows or bool(self._versions.failed(name)) or given_up
 
     def _raise_failed(self, names: Iterable[str]) -> None:
         """Raises what TensorFlow Serving says when models did not become available, if there are such."""

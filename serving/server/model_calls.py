@@ -6,6 +6,7 @@ model_service_impl.cc. Only the server's process imports this module: it loads T
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_management_pb2
@@ -50,8 +51,13 @@ def model_status(models: Models, spec: Any) -> Any:
     return response
 
 
-def reload_config(models: Models, request: Any) -> Any:
+def reload_config(models: Models, request: Any, deadline: float | None = None) -> Any:
     """ReloadConfigRequest → ReloadConfigResponse; returns when new models are AVAILABLE.
+
+    Args:
+        models: The models.
+        request: ReloadConfigRequest.
+        deadline: time.monotonic() value; the caller's thread is free again then, the configuration stays in force.
 
     Raises:
         StatusError: INVALID_ARGUMENT for anything but a model_config_list; what `Models.reload` raises.
@@ -60,7 +66,7 @@ def reload_config(models: Models, request: Any) -> Any:
         raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
         )
-    models.reload(request.config)
+    models.reload(request.config, None if deadline is None else max(0.0, deadline - time.monotonic()))
     response = model_management_pb2.ReloadConfigResponse()
     response.status.error_code = int(Code.OK)
     return response

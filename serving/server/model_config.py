@@ -22,13 +22,21 @@ TENSORFLOW = "tensorflow"
 def initial(options: ServerOptions) -> Any:
     """The configuration of the command line: the file, or one model.
 
+    Side effects:
+        Says on stderr, as the C++ parser does, where a text does not parse.
+
     Raises:
         StatusError: INVALID_ARGUMENT when there is neither, otherwise as `read`.
     """
     from tensorflow_serving.config import model_server_config_pb2
 
     if options.model_config_file:
-        return read(options.model_config_file)
+        try:
+            return read(options.model_config_file)
+        except StatusError as error:
+            if error.__cause__ is not None:
+                print(f"Error parsing text-format tensorflow.serving.ModelServerConfig: {error.__cause__}", file=sys.stderr)
+            raise
     if not options.model_base_path:
         raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
     config = model_server_config_pb2.ModelServerConfig()
@@ -39,10 +47,8 @@ def initial(options: ServerOptions) -> Any:
 def read(file: str) -> Any:
     """Reads a text ModelServerConfig.
 
-    Side effects: says on stderr, as the C++ parser does, where a text does not parse.
-
     Raises:
-        StatusError: NOT_FOUND without the file, INVALID_ARGUMENT when it does not parse.
+        StatusError: NOT_FOUND without the file, INVALID_ARGUMENT when it does not parse; its cause says where.
     """
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
@@ -51,8 +57,7 @@ def read(file: str) -> Any:
         text = Path(file).read_bytes().decode()
         return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        print(f"Error parsing text-format tensorflow.serving.ModelServerConfig: {error}", file=sys.stderr)
-        raise invalid(f"Invalid protobuf file: '{file}'") from None
+        raise invalid(f"Invalid protobuf file: '{file}'") from error
     except FileNotFoundError:
         raise not_found(f"{file}; No such file or directory") from None
     except OSError as error:

@@ -87,7 +87,6 @@ class ModelServer:
             self._draining = True
         rest = None
         if self._rest is not None:
-            self._rest[0].draining = True
             rest = threading.Thread(target=self._rest[1].stop, args=(seconds,), name="drain-rest")
             rest.start()
         finished = self._grpc is None or self._grpc.drain(seconds)

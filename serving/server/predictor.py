@@ -206,15 +206,15 @@ class Predictor:
         """GetModelStatusRequest → GetModelStatusResponse, versions descending."""
         return model_status(self.models, _required_spec(request))
 
-    def reload(self, request: Any) -> Any:
-        """ReloadConfigRequest → ReloadConfigResponse; returns when new models are AVAILABLE."""
+    def reload(self, request: Any, deadline: float | None = None) -> Any:
+        """ReloadConfigRequest → ReloadConfigResponse; returns when new models are AVAILABLE, or raises at the deadline."""
         if self._shared:
             raise StatusError(
                 Code.FAILED_PRECONDITION,
                 "With several --processes a reload would reach only one of them; "
                 "change --model_config_file, with --model_config_file_poll_wait_seconds set",
             )
-        return reload_config(self.models, request)
+        return reload_config(self.models, request, deadline)
 
     def requested(self, model: str, api: str, entrypoint: str, code: str, seconds: float) -> None:
         """Tells the observers of an answered request; the protocols call it, since they know when it arrived."""

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from tensorflow.io import gfile
 from tensorflow.profiler import experimental as profiler
 from tensorflow.tsl.profiler.protobuf import profiler_options_pb2, xplane_pb2
@@ -72,6 +73,7 @@ class Profiler:
     """Answers the service's methods; one profile at a time, as TensorFlow has one profiler a process."""
 
     def __init__(self) -> None:
+        self._running: set[str] = set()
         self._terminated: set[str] = set()
 
     def methods(self) -> Mapping[str, Callable[[bytes, Callable[[], bool]], bytes]]:
@@ -86,9 +88,9 @@ class Profiler:
 
         Raises:
             StatusError: INTERNAL when another profile is running, CANCELLED when the caller went away, INVALID_ARGUMENT for a
-                session or host whose name has path separators.
+                session or host whose name has path separators, and for bytes that are no request.
         """
-        request = messages()["ProfileRequest"].FromString(raw)
+        request = _parse("ProfileRequest", raw)
         host = request.opts.override_hostname or request.host_name
         for name in (request.session_id, host):
             if "/" in name or "\\" in name or name in {".", ".."}:
@@ -102,8 +104,10 @@ class Profiler:
         return bytes(response.SerializeToString())
 
     def terminate(self, raw: bytes, waiting: Callable[[], bool]) -> bytes:
-        """Ends a profile before its time; what there is of it is kept."""
-        self._terminated.add(messages()["TerminateRequest"].FromString(raw).session_id)
+        """Ends a profile before its time, if it runs; what there is of it is kept."""
+        session = _parse("TerminateRequest", raw).session_id
+        if session in self._running:
+            self._terminated.add(session)
         return b""
 
     def monitor(self, raw: bytes, waiting: Callable[[], bool]) -> bytes:
@@ -119,15 +123,24 @@ class Profiler:
                 profiler.start(folder, profiler.ProfilerOptions(**levels))
             except Exception as error:
                 raise StatusError(Code.INTERNAL, str(error)) from error
+            self._running.add(request.session_id)
             end = time.monotonic() + (opts.duration_ms or request.duration_ms) / 1000
             while time.monotonic() < end and request.session_id not in self._terminated and waiting():
                 time.sleep(0.001)
+            self._running.discard(request.session_id)
             self._terminated.discard(request.session_id)
             profiler.stop(save=waiting())
             traces = list(Path(folder).rglob("*.xplane.pb"))
             if not traces:
                 raise StatusError(Code.CANCELLED, "The caller of Profile went away")
             return traces[0].read_bytes()
+
+
+def _parse(message: str, raw: bytes) -> Any:
+    try:
+        return messages()[message].FromString(raw)
+    except DecodeError as error:
+        raise invalid(f"The request is no tensorflow.{message}") from error
 
 
 def _save(trace: bytes, folder: str, host: str) -> None:

@@ -1,7 +1,8 @@
 """Keeps a sample of the requests and answers, as TFRecord files of PredictionLog; `tf_serving_warmup_requests` has the same form.
 
     FOLDER/PREFIX/PREFIX-20260701T120000-4242-1.tfrecord         finished, complete
-    FOLDER/PREFIX/PREFIX-20260701T120500-4242-2.tfrecord.part    being written; renamed when it is large enough or the server ends
+    FOLDER/PREFIX/PREFIX-20260701T120500-4242-2.tfrecord.part    being written; renamed when it is large
+                                                                 enough or an hour old, or the server ends
 
 PREFIX is the model's name, or the filename_prefix of its logging_config in the ModelServerConfig; sampling_config there goes
 before the rate of --request_log_sampling_rate. A request never waits for this and never fails because of it: what does not fit
@@ -26,6 +27,9 @@ from serving.server.status import invalid
 
 QUEUE_BYTES = 64 << 20
 """How much may wait to be written."""
+
+ROTATE_SECONDS = 3600.0
+"""Age at which a file is finished: the log of a model that few ask shall be readable on the same day."""
 
 _log = logging.getLogger(__name__)
 
@@ -114,9 +118,22 @@ class RequestLog:
             self._thread.join(seconds)
 
     def _write_all(self) -> None:
-        while (entry := self._queue.get()) is not None:
+        while True:
+            try:
+                entry = self._queue.get(timeout=self._files.seconds_to_rotate())
+            except queue.Empty:
+                self._rotate()
+                continue
+            if entry is None:
+                break
             self._write(*entry)
         self._files.close()
+
+    def _rotate(self) -> None:
+        try:
+            self._files.finish_old()
+        except Exception as error:
+            self._drop(f"{type(error).__name__}: {error}")
 
     def _write(self, prefix: str, data: bytes) -> None:
         with self._counts:
@@ -152,6 +169,7 @@ def samplings(config: Any) -> dict[str, Sampling]:
 class _File:
     path: Path
     writer: Any
+    due: float
     size: int = 0
 
 
@@ -178,6 +196,18 @@ class _Files:
         file.size += len(data) + 16  # length and two checksums (tensorflow/core/lib/io/record_writer.h)
         if file.size >= self._rotate_bytes:
             self._finish(prefix)
+        self.finish_old()
+
+    def seconds_to_rotate(self) -> float | None:
+        """Until the oldest file is due; None when none is open."""
+        due = [file.due for file in self._open.values()]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def finish_old(self) -> None:
+        """Finishes the files that are due."""
+        now = time.monotonic()
+        for prefix in [prefix for prefix, file in self._open.items() if file.due <= now]:
+            self._finish(prefix)
 
     def close(self) -> None:
         for prefix in list(self._open):
@@ -191,7 +221,7 @@ class _Files:
         when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         path = self._folder / name / f"{name}-{when}-{os.getpid()}-{self._count}.tfrecord"
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._open[prefix] = _File(path, self._open_writer(f"{path}.part"))
+        file = self._open[prefix] = _File(path, self._open_writer(f"{path}.part"), time.monotonic() + ROTATE_SECONDS)
         return file
 
     def _finish(self, prefix: str) -> None:

@@ -42,11 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 class RestApp:
-    """An ASGI 3 application; give it to one event loop.
-
-    Attributes:
-        draining: Set it when the server begins to shut down: /readyz then says 503, everything else goes on.
-    """
+    """An ASGI 3 application; give it to one event loop."""
 
     def __init__(
         self,
@@ -63,7 +59,6 @@ class RestApp:
             metrics: What the page at `metrics_path` shows.
             metrics_path: None for no page.
         """
-        self.draining = False
         self._predictor = predictor
         self._options = options
         self._metrics = metrics
@@ -147,7 +142,7 @@ class RestApp:
         if self._options.rest_health and path == "/livez":
             return 200, JSON_TYPE, b'{"alive": true}'
         if self._options.rest_health and path == "/readyz":
-            ready, answer = await to_thread(readiness, self._predictor.models, self.draining)
+            ready, answer = await to_thread(readiness, self._predictor.models)
             return 200 if ready else 503, JSON_TYPE, answer
         return 404, JSON_TYPE, error_json(f"Not Found: {path}")
 

@@ -50,15 +50,15 @@ def config_json(models: Models) -> bytes:
     return _pretty(_message(models.config(), defaults=False)).encode()
 
 
-def readiness(models: Models, draining: bool) -> tuple[bool, bytes]:
-    """Whether every configured model has an AVAILABLE version and the server is not shutting down; and what to answer. Ours."""
+def readiness(models: Models) -> tuple[bool, bytes]:
+    """Whether every configured model has an AVAILABLE version; and what to answer. Ours."""
     waiting = {}
     for name in models.names():
         statuses = _statuses(models, name)
         if not any(status.state == State.AVAILABLE for status in statuses):
             waiting[name] = _version_statuses(statuses)
-    ready = not draining and not waiting and models.ready()
-    return ready, _pretty({"ready": ready, "draining": draining, "not_ready": waiting}).encode()
+    ready = not waiting and models.ready()
+    return ready, _pretty({"ready": ready, "not_ready": waiting}).encode()
 
 
 def _statuses(models: Models, name: str) -> Sequence[VersionStatus]:

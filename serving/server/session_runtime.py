@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serving.saved_model_folder import LARGEST_PROTO
 from serving.server.runtime_options import RuntimeOptions, session_config
 from serving.server.servable import Arrays, Signature, TensorSpec
 from serving.server.status import Code, StatusError, invalid, not_found
@@ -232,6 +233,9 @@ def load_session(folder: Path, *, tags: Sequence[str] = ("serve",), options: Run
             f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {folder}. "
             "Check that the directory exists and that you have the right permissions for accessing it."
         )
+    if (size := _size(folder)) > LARGEST_PROTO:
+        # Before it is read: Python would have all of it in memory, to say the same.
+        raise StatusError(Code.DATA_LOSS, f"Can't parse {folder}: its graph has {size} bytes, more than a protobuf can have")
     session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config(options or RuntimeOptions()))
     try:
         signatures = _load(session, folder, tags)
@@ -241,6 +245,11 @@ def load_session(folder: Path, *, tags: Sequence[str] = ("serve",), options: Run
         del session
         give_memory_back()
         raise _load_error(error, folder) from None
+
+
+def _size(folder: Path) -> int:
+    graph = folder / "saved_model.pb"
+    return graph.stat().st_size if graph.is_file() else 0
 
 
 def _load(session: Any, folder: Path, tags: Sequence[str]) -> dict[str, Any]:

@@ -249,7 +249,7 @@ def test_a_ruined_calibration_and_a_large_file_are_refused_but_kept(tiny: Tiny, 
 
 
 def converter(monkeypatch: pytest.MonkeyPatch, folder: Path, lines: str) -> None:
-    """Puts a converter of its own in the place of TFLite's for "int8_io", and runs it in a process of its own, as the stage does."""
+    """Puts another converter in the place of TFLite's for "int8_io", in a process of its own, as the stage does."""
     (folder / "other_converter.py").write_text(lines, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
 

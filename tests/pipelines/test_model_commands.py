@@ -82,6 +82,7 @@ def test_forms_of_predict(server: GrpcServer | RestServer, given: str, options: 
         (["--input", "-", "--version", "1", "--label", "l"], 2, "expected --version or --label, got both"),
         (["--input", "-", "--server", "ftp://h"], 2, "tfline: --server: expected "),
         (["--input", "-", "--server", "localhost:1"], 1, "tfline: localhost:1: UNAVAILABLE: "),
+        (["--input", "-", "--server", "localhost:1"], 1, "\nIs a server running there? `tfline serve echo` starts one;"),
         (["--input", "-", "--server", "http://localhost:1", "--ca", __file__], 2, "grpcs:// or https:// with certificates"),
         (["--input", "-", "--server", "localhost:1", "--ca", "none.pem"], 2, "none.pem"),
     ],

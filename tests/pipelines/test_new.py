@@ -95,7 +95,11 @@ def test_settings_that_wait_behind_a_hash_are_real(tmp_path: Path) -> None:
     (tmp_path / "pipeline.yaml").write_text(text, encoding="utf-8")
     config = load_config(tmp_path, tmp_path)
     assert config.optimize is not None
-    assert (config.ingest.pattern, config.validate_data.ignore, config.optimize.gates.max_bytes) == ("*.csv", ("temperature",), 50_000)
+    assert (config.ingest.pattern, config.validate_data.ignore, config.optimize.gates.max_bytes) == (
+        "*.csv",
+        ("temperature",),
+        50_000,
+    )
     assert len(config.evaluate.thresholds) == 3
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.records import Pushed
-from pipelines.run_command import serve_command
+from pipelines.outcome import serve_command
 from pipelines.serve_command import store_flags
 
 

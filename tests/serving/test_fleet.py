@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
-from serving import fleet_instances
-from serving.errors import StoreError
-from serving.fleet import promote, recover, rollback
+from serving import fleet_instances, fleet_state
+from serving.client.errors import RequestError
+from serving.errors import ServingError, StoreError
+from serving.fleet import promote, put_labels, recover, rollback
 from serving.fleet_config import CanaryRule, FleetConfig, Instance
-from serving.fleet_instances import Canary, Server, difference
+from serving.fleet_instances import Canary, Instances, Server, connect, difference
 from serving.fleet_push import Package, publish
 from serving.fleet_state import changing_fleets, proved, read_goal, read_state
 from serving.fleet_table import FleetError, FleetRefused
 from serving.server.lifecycle import State, VersionStatus
+from serving.server.status import Code
 from serving.store import VersionStore
 from tests.serving.fake_fleet import FakeServer
 from tests.serving.test_store import KILLED, run_killed, saved_model, tflite_model
@@ -46,8 +50,8 @@ class Bench:
             labels=labels,
         )
 
-    def connect(self, address: str) -> Server:
-        return next(server for server in self.servers if server.address == address)
+    def connect(self, instance: Instance) -> Server:
+        return next(server for server in self.servers if server.address == instance.address)
 
     def push(self, content: str, *, fleet: bool = True) -> int:
         model, tflite = self.folder / f"model-{content}", self.folder / f"tflite-{content}"
@@ -384,3 +388,55 @@ def test_bad_fleets_are_refused(tmp_path: Path) -> None:
     other = FleetConfig(instances=(one.model_copy(update={"base_path": "/models/other"}),))
     with pytest.raises(Exception, match="has to end in the model's name"):
         other.located(tmp_path, "digits", str)
+
+
+class Slow:
+    """A server that had unloaded the version, and begins to load it only at its next look at the folder."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def status(self, model: str, version: int | None = None, *, timeout: float | None = None) -> list[VersionStatus]:
+        self.asked += 1
+        return [VersionStatus(2, State.END if self.asked < 3 else State.AVAILABLE)]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_version_that_was_unloaded_once_may_come_back() -> None:
+    slow = Slow()
+    with Instances([Instance(name="a", address="a:1")], lambda _: cast("Server", slow)) as instances:
+        (row,) = instances.prove("digits", 2, (), CanaryRule(), 20)
+    assert (row.state, row.problem, slow.asked) == ("AVAILABLE", "", 3)
+
+
+def test_all_steps_share_the_deadline(tmp_path: Path) -> None:
+    """A server that takes nothing costs the deadline once, however many steps there are."""
+    waited: list[float | None] = []
+
+    class Deaf(Slow):
+        def reload(self, config: object, *, timeout: float | None = None) -> None:
+            waited.append(timeout)
+            time.sleep(min(timeout or 0, 0.4))
+            raise RequestError(Code.DEADLINE_EXCEEDED, "late", "a:1")
+
+        def status(self, model: str, version: int | None = None, *, timeout: float | None = None) -> list[VersionStatus]:
+            return []
+
+    fleet = FleetConfig(instances=(Instance(name="a", address="a:1"),), labels=True)
+    state = fleet_state.State(fleet=fleet).labelled({"stable": 1, "canary": 2})
+    with Instances(fleet.instances, lambda _: cast("Server", Deaf())) as instances:
+        started = time.monotonic()
+        problems = put_labels(tmp_path, "digits", state, instances, 0.5)
+    assert time.monotonic() - started < 5
+    assert problems == {"a": "DEADLINE_EXCEEDED: late"}
+    assert sum(timeout or 0 for timeout in waited) <= 0.7
+
+
+def test_certificates_of_an_instance(tmp_path: Path) -> None:
+    assert Instance(name="a", address="grpcs://a:1").tls is None
+    instance = Instance(name="a", address="grpcs://a:1", ca=str(tmp_path / "ca.pem"))
+    assert instance.tls is not None and (instance.tls.ca, instance.tls.cert) == (tmp_path / "ca.pem", None)
+    with pytest.raises(ServingError, match=r"certificates of instance a cannot be used: .*ca\.pem"):
+        connect(instance)

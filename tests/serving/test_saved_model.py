@@ -256,6 +256,14 @@ def test_index_that_cannot_be_read(tmp_path: Path, content: bytes, said: str) ->
     assert said in str(error.value)
 
 
+def test_a_graph_that_no_protobuf_can_hold_is_not_read(tmp_path: Path) -> None:
+    folder = small(tmp_path / "model")
+    with (folder / "saved_model.pb").open("r+b") as graph:
+        graph.truncate(3 << 30)  # on disk it is a hole
+    with pytest.raises(SavedModelError, match="has 3221225472 bytes, more than the 2147483647 that a protobuf can have"):
+        describe(folder)
+
+
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose files are damaged and put right again, example by example."""

@@ -254,11 +254,11 @@ class StoreMachine(RuleBasedStateMachine):
 StoreMachine.TestCase.settings = settings(
     max_examples=50, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine = pytest.mark.slow(StoreMachine.TestCase)
 
 
-@pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("then", ["same", "other"])
+@pytest.mark.parametrize("torn", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("then", ["same", pytest.param("other", marks=pytest.mark.slow)])
 def test_push_killed_at_every_operation(tmp_path: Path, then: str, torn: bool) -> None:
     outcomes = set()
     for kill_at in itertools.count(1):
@@ -286,6 +286,7 @@ def test_push_killed_at_every_operation(tmp_path: Path, then: str, torn: bool) -
     assert kill_at > 30, "the kills missed the store's operations"
 
 
+@pytest.mark.slow
 def test_prune_killed_at_every_operation(tmp_path: Path) -> None:
     outcomes = set()
     for kill_at in itertools.count(1):

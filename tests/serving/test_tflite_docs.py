@@ -1,4 +1,4 @@
-"""docs/tflite.md: its Python program runs, its table has every key, its commands are there."""
+"""serving/tflite.md: its Python program runs, its table has every key, its commands are there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.tflite_metadata import NAME, Transform, metadata_entries, write_met
 from tests.conftest import ROOT
 from tests.serving.tflite_files import DIGEST, make_metadata, make_tflite
 
-TEXT = (ROOT / "docs" / "tflite.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "serving" / "tflite.md").read_text(encoding="utf-8")
 
 
 def block(language: str) -> str:

@@ -34,7 +34,7 @@ class Model:
         self._server, self._shop = server, shop
         base.mkdir()
 
-    def add(self, version: int, *, of: str = "versions/1", warmup: str = "", broken: bool = False) -> Path:
+    def add(self, version: int, *, of: str = "versions/1", warmup: str = "", broken: bool = False, huge: bool = False) -> Path:
         """Adds a version: a copy that appears at once, by a rename."""
         ready, target = self.base / f"{version}.tmp", self.base / str(version)
         shutil.copytree(self._shop / of, ready)
@@ -42,6 +42,9 @@ class Model:
             add_warmup(ready, self.name, warmup)
         if broken:
             (ready / "saved_model.pb").write_bytes(b"\x0a\xffnonsense")
+        if huge:  # more than a protobuf can have; on disk it is a hole
+            with (ready / "saved_model.pb").open("r+b") as graph:
+                graph.truncate(3 << 30)
         ready.rename(target)
         return target
 
@@ -112,7 +115,7 @@ def test_requests_in_flight_finish_on_their_version(model: Model, changing_serve
     model.wait(1, "END")
 
 
-@pytest.mark.parametrize("kind", ["corrupt", "empty", "warm-up fails", "half written"])
+@pytest.mark.parametrize("kind", ["corrupt", "empty", "huge", "warm-up fails", "half written"])
 def test_a_bad_version_leaves_the_old_one(model: Model, changing_server: Server, kind: str) -> None:
     model.add(1)
     model.serve()
@@ -122,7 +125,8 @@ def test_a_bad_version_leaves_the_old_one(model: Model, changing_server: Server,
         shutil.rmtree(model.add(3) / "variables")
         (model.base / "3").rename(model.base / "2")
     else:
-        model.add(2, broken=kind == "corrupt", warmup=BAD_WARMUP if kind == "warm-up fails" else "")
+        warmup = BAD_WARMUP if kind == "warm-up fails" else ""
+        model.add(2, broken=kind == "corrupt", huge=kind == "huge", warmup=warmup)
     model.wait(2, "END")
     assert changing_server.errors(model.name)[2] != 0
     assert model.predict() == (1, [2.0])

@@ -118,6 +118,7 @@ class FakeModels:
         self.servable = servable or FakeServable()
         self.held = 0
         self.reloads: list[Any] = []
+        self.timeouts: list[float | None] = []
 
     @contextmanager
     def acquire(self, name: str, version: int | None = None, label: str | None = None) -> Iterator[Loaded]:
@@ -146,7 +147,8 @@ class FakeModels:
             raise invalid(f"Unrecognized servable version label: {label}")
         return 1
 
-    def reload(self, config: Any) -> None:
+    def reload(self, config: Any, timeout: float | None = None) -> None:
+        self.timeouts.append(timeout)
         if any(model.name == "bad" for model in config.model_config_list.config):
             raise StatusError(invalid("").code, "Expected model bad to have an absolute path or URI; got base_path()=x")
         self.reloads.append(config)

@@ -333,6 +333,20 @@ def test_a_running_batch_is_not_waited_for_beyond_the_deadline() -> None:
         assert refused(call.result).code == Code.DEADLINE_EXCEEDED and time.monotonic() - start < 5
 
 
+def test_closing_waits_for_a_batch_whose_callers_gave_up() -> None:
+    with batching(ONE + "batch_timeout_micros { value: 1 }") as (batched, model):
+        model.gate.clear()
+        assert refused(Call(batched, rows(1), seconds=0.2).result).code == Code.DEADLINE_EXCEEDED
+        closing = threading.Thread(target=batched.close)
+        closing.start()
+        time.sleep(0.1)
+        assert not model.closed
+        model.gate.set()
+        closing.join(10)
+        assert model.closed
+        assert refused(Call(batched, rows(1)).result).code == Code.UNAVAILABLE
+
+
 def test_a_full_queue_says_so() -> None:
     with batching(ONE + "max_batch_size { value: 2 } max_enqueued_batches { value: 2 }") as (batched, model):
         occupied(batched, model)

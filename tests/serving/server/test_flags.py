@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.server.flags import check, docker_arguments, known_flags, parse, start_failure, usage
+from serving.server.flags import check, known_flags, parse, start_failure, usage
 from serving.server.options import ServerOptions, schedulable_cpus
 from serving.server.status import Code, StatusError
 
@@ -239,6 +239,7 @@ def test_what_is_written_is_read(port: int, rate: float, name: str) -> None:
         ({"rest_ssl": True}, "--rest_ssl needs the keys of --ssl_config_file, which is not set."),
         ({"request_log_sampling_rate": 1.5}, "--request_log_sampling_rate expects 0 to 1, got 1.5."),
         ({"processes": 0}, "--processes expects 1 or more, got 0."),
+        ({"grpc_max_threads": 0}, "--grpc_max_threads expects 1 or more, got 0."),
         ({"drain_seconds": -1.0}, "--drain_seconds expects 0 or more, got -1.0."),
     ],
 )
@@ -249,18 +250,6 @@ def test_flags_that_do_not_go_together_stop_the_start(change: dict[str, object],
         check(replace(ServerOptions(), **change))  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.message) == (Code.INVALID_ARGUMENT, said)
     assert start_failure(caught.value) == f"Failed to start server. Error: INVALID_ARGUMENT: {said}"
-
-
-def test_the_images_entry_point_names_model_and_ports_and_the_caller_wins() -> None:
-    options = parse(docker_arguments(["--rest_api_port=1"], {}))
-    assert (options.port, options.rest_api_port, options.model_name, options.model_base_path) == (
-        8500,
-        1,
-        "model",
-        "/models/model",
-    )
-    options = parse(docker_arguments([], {"MODEL_NAME": "digits", "MODEL_BASE_PATH": "/srv"}))
-    assert (options.rest_api_port, options.model_name, options.model_base_path) == (8501, "digits", "/srv/digits")
 
 
 def test_the_environment_says_nothing_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

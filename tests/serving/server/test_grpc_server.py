@@ -219,6 +219,39 @@ def test_health_says_serving_until_it_drains_and_requests_inside_finish() -> Non
         assert finished == [True]
 
 
+def test_requests_that_wait_for_a_thread_are_answered_in_a_drain() -> None:
+    models = FakeModels()
+    with serving(models, grpc_max_threads=2) as server, grpc.insecure_channel(server.address) as channel:
+        models.servable.gate.clear()
+        calls = [stub(channel).Predict.future(request_of([float(index)]), timeout=20) for index in range(8)]
+        while models.held < 2:
+            time.sleep(0.005)
+        time.sleep(0.1)  # for the others to arrive; they wait in the pool
+        finished: list[bool] = []
+        draining = threading.Thread(target=lambda: finished.append(server.drain(20)))
+        draining.start()
+        time.sleep(0.1)
+        models.servable.gate.set()
+        assert [to_array(call.result().outputs["y"]).item() for call in calls] == [index / 2 + 2 for index in range(8)]
+        draining.join(10)
+        assert finished == [True]
+        late = stub(channel).Predict.future(request_of([1.0]), timeout=5).exception()
+        assert late.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_reload_waits_no_longer_than_its_caller() -> None:
+    models = FakeModels()
+    with serving(models) as server, grpc.insecure_channel(server.address) as channel:
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        request = model_management_pb2.ReloadConfigRequest()
+        request.config.model_config_list.config.add(name="half", base_path="/m")
+        reload(request, timeout=30)
+        reload(request)
+    limited, unlimited = models.timeouts
+    assert limited is not None and 20 < limited < 31  # gRPC tells what remains by another clock
+    assert unlimited is None
+
+
 def test_a_drain_gives_up_after_its_time() -> None:
     models = FakeModels()
     with serving(models) as server, grpc.insecure_channel(server.address) as channel:

@@ -295,6 +295,16 @@ def test_one_bad_model_does_not_stop_the_others_when_told_so(tmp_path: Path, spo
         assert serving(it.manager, "a") == 4
 
 
+def test_a_bad_model_is_tried_again_while_the_others_serve(tmp_path: Path) -> None:
+    publish(tmp_path / "a", 3, "bad")
+    publish(tmp_path / "b", 1)
+    file = written(tmp_path, model("a", tmp_path / "a"), model("b", tmp_path / "b"))
+    with rig(model_config_file=file, tolerate_failed_models=True, max_num_load_retries=5, retry_seconds=3600) as it:
+        it.start()
+        assert serving(it.manager, "b") == 1
+        assert states(it.manager, "a") == {3: State.LOADING}
+
+
 def test_the_start_waits_for_a_model_that_is_not_there_yet(tmp_path: Path) -> None:
     with rig(tmp_path / "later") as it:
         it.manager.start()

@@ -199,6 +199,19 @@ def test_a_profiles_host_is_no_path(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_profiler_requests_that_are_none_and_ends_of_what_does_not_run() -> None:
+    from serving.server.profiler import Profiler, messages
+
+    profiler = Profiler()
+    for method in (profiler.profile, profiler.terminate):
+        with pytest.raises(StatusError) as caught:
+            method(b"\xff\xff\xff", lambda: True)
+        assert caught.value.code == Code.INVALID_ARGUMENT
+    for session in ("a", "b"):
+        assert profiler.terminate(messages()["TerminateRequest"](session_id=session).SerializeToString(), lambda: True) == b""
+    assert profiler._terminated == set()
+
+
 def test_a_reload_that_is_refused_changes_nothing(server: Running) -> None:
     request = ReloadConfigRequest()
     request.config.model_config_list.config.add(name="two", base_path="not/absolute", model_platform="tensorflow")

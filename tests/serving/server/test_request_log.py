@@ -51,6 +51,22 @@ def test_what_is_put_is_in_the_files_in_order(started: RequestLog, tmp_path: Pat
     assert (started.written, started.dropped) == (5, 0)
 
 
+def test_a_quiet_models_file_is_finished_when_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_log, "ROTATE_SECONDS", 0.05)
+    log = RequestLog(tmp_path / "logs", 1.0, 1 << 20)
+    log.start()
+    log.put("m", log_of("m"))
+    end = time.monotonic() + 10
+    while not list(tmp_path.rglob("*.tfrecord")) and time.monotonic() < end:
+        time.sleep(0.01)
+    (file,) = (tmp_path / "logs" / "m").iterdir()
+    assert len(records(file)) == 1
+    assert file.suffix == ".tfrecord"
+    log.put("m", log_of("m"))
+    log.close()
+    assert len(list((tmp_path / "logs" / "m").glob("*.tfrecord"))) == 2
+
+
 def test_an_unfinished_file_does_not_look_finished(started: RequestLog, tmp_path: Path) -> None:
     started.put("m", log_of("m"))
     end = time.monotonic() + 10

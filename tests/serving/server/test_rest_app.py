@@ -223,9 +223,6 @@ def test_health_listing_and_configuration_with_their_flags() -> None:
     config.model_config_list.config.add(name="half", base_path="/m")
     rest.models.config = lambda: config  # type: ignore[method-assign]
     assert rest("GET", "/v1/config").json == {"model_config_list": {"config": [{"name": "half", "base_path": "/m"}]}}
-    rest.app.draining = True
-    answer = rest("GET", "/readyz")
-    assert answer.status == 503 and answer.json == {"ready": False, "draining": True, "not_ready": {}}
     rest.app.close()
 
 

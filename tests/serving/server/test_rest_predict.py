@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from serving.server.rest_answers import error_json, predictions_json
@@ -315,6 +315,8 @@ def elements(dtype: str) -> st.SearchStrategy[Any] | None:
     st.booleans(),
 )
 def test_arrays_survive_the_round_trip(array: npt.NDArray[Any], row: bool) -> None:
+    # The nine digits of the largest float32 are more than it, and are refused, here as by TensorFlow Serving.
+    assume(array.dtype != np.float32 or not (np.abs(array) == np.finfo(np.float32).max).any())
     text = predictions_json({"y_bytes": array}, row=row, strict=False)
     body = text.replace(b'"predictions"', b'"instances"', 1).replace(b'"outputs"', b'"inputs"', 1)
     back = read(body, {"x": spec("x", array.dtype.name)})[0]["x"]
