@@ -20,9 +20,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.dense_signature import as_features, dense_spec
 from components.errors import TflineError
 from components.examples import split_files
-from components.golden_examples import padding, read_records, write_golden
+from components.golden_examples import read_records, write_golden
 from components.layout import SERVING_DIR
 from components.model import UserModel, make_inputs, named_outputs
 from components.summary import Summary
@@ -84,33 +85,6 @@ def export(
     _write_golden(model, transform, raw_spec, split_files(examples, config.golden_split), golden_dir, config)
 
 
-def _dense_spec(raw_spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The dense signature: each raw feature as a tensor [None, *shape]; one of no fixed length as [None, None], padded."""
-    import tensorflow as tf
-
-    shapes = {name: getattr(feature, "shape", [None]) for name, feature in raw_spec.items()}
-    return {name: tf.TensorSpec([None, *shapes[name]], feature.dtype, name=name) for name, feature in raw_spec.items()}
-
-
-def _as_features(dense: Mapping[str, Any], raw_spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Dense tensors in the form the transform was traced with: sparse where the schema has no fixed length."""
-    import tensorflow as tf
-
-    fixed = tf.io.FixedLenFeature
-    return {name: value if isinstance(raw_spec[name], fixed) else _without_padding(value) for name, value in dense.items()}
-
-
-def _without_padding(dense: Any) -> Any:
-    """The SparseTensor that tf.io.parse_example gives for a dense [batch, values], padded at the end of its rows."""
-    import tensorflow as tf
-
-    padded = tf.math.is_nan(dense) if dense.dtype == tf.float32 else tf.equal(dense, padding(dense.dtype))
-    width = tf.shape(dense, tf.int64)[1]
-    lengths = tf.reduce_max(tf.where(padded, tf.zeros([], tf.int64), tf.range(width)[tf.newaxis] + 1), axis=1)
-    places = tf.where(tf.sequence_mask(lengths, width))
-    return tf.sparse.SparseTensor(places, tf.gather_nd(dense, places), tf.shape(dense, tf.int64))
-
-
 def _write_saved_model(model: Any, transform: Any, raw_spec: Mapping[str, Any], folder: Path) -> None:
     import tensorflow as tf
     import tf_keras as keras
@@ -132,7 +106,7 @@ def _write_saved_model(model: Any, transform: Any, raw_spec: Mapping[str, Any], 
         lambda examples: answer(tf.io.parse_example(examples, dict(raw_spec))),
         [tf.TensorSpec([None], tf.string, name="examples")],
     )
-    archive.add_endpoint("dense", lambda inputs: answer(_as_features(inputs, raw_spec)), [_dense_spec(raw_spec)])
+    archive.add_endpoint("dense", lambda inputs: answer(as_features(inputs, raw_spec)), [dense_spec(raw_spec)])
     folder.parent.mkdir(parents=True, exist_ok=True)
     archive.write_out(str(folder))
 

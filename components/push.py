@@ -4,12 +4,13 @@ Inputs: model, champion, the reports of the gates (validation, evaluation); wher
 optimization; where it tries the model in a server, infra. Output: `pushed`, pushed.json. A gate's refusal in any report stops it,
 whoever runs it. Warm-up requests that infra-validate recorded go into the version, whose digest is then not the export's, so the
 manifest's metadata have that (`model_digest`). The same model is never pushed twice: when its export is in the store, its version
-is the result and nothing is written. What a server sees appears by one rename (serving/store.py).
+is the result and nothing is written. The TFLite file gets the version's number into its metadata. What a server sees appears by one rename (serving/store.py).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.canaries import canaries
 from components.errors import GateRefused, TflineError
-from components.layout import SERVING_DIR, WARMUP_FILE
+from components.layout import HOST_DIR, SERVING_DIR, TFLITE_FILE, WARMUP_FILE
 from components.records import Pushed
 from components.summary import SUMMARY_FILE, Summary
 from serving.fleet_config import FleetConfig
@@ -111,7 +112,7 @@ def push(inputs: Mapping[str, Path], config: Config, run_id: str) -> Pushed:
         path=str(done.model.path),
         digest=digest,
         new=done.new,
-        tflite_path=str(done.tflite.path / "model.tflite") if done.tflite else "",
+        tflite_path=str(done.tflite.path / TFLITE_FILE) if done.tflite else "",
         tflite_differs=done.tflite_differs,
     )
 
@@ -125,10 +126,28 @@ def _publish(inputs: Mapping[str, Path], config: Config, metadata: Mapping[str, 
     saved = there.path if there else _with_warmup(inputs, folder / "saved_model")
     if "tflite" not in inputs:
         return _to_fleet(Package(models, None, saved, None, metadata), inputs, config)
-    file = folder / "tflite" / "model.tflite"
-    file.parent.mkdir()
-    file.write_bytes((inputs["tflite"] / "model.tflite").read_bytes())
-    return _to_fleet(Package(models, tflite, saved, file.parent, metadata), inputs, config)
+
+    def stamped(number: int) -> Path:
+        return _stamped(inputs["tflite"], number, folder / f"tflite-{number}")
+
+    return _to_fleet(Package(models, tflite, saved, stamped, metadata), inputs, config)
+
+
+def _stamped(artifact: Path, number: int, folder: Path) -> Path:
+    """The TFLite file with the version's number in its metadata, and beside it the host's transform, if there is one."""
+    from serving.tflite_metadata import read_metadata, write_metadata
+
+    if folder.exists():
+        return folder
+    folder.mkdir()
+    content = (artifact / TFLITE_FILE).read_bytes()
+    found = read_metadata(content)
+    if found is not None:
+        content = write_metadata(content, found.model_copy(update={"model_version": str(number)}))
+    (folder / TFLITE_FILE).write_bytes(content)
+    if (artifact / HOST_DIR).is_dir():
+        shutil.copytree(artifact / HOST_DIR, folder / HOST_DIR)
+    return folder
 
 
 def _to_fleet(package: Package, inputs: Mapping[str, Path], config: Config) -> Published:

@@ -20,7 +20,7 @@ from serving.fleet_instances import Canary, Connect, Instances, Row, connect
 from serving.fleet_state import Goal, State, changing_fleets, read_goal, read_state, write_goal
 from serving.fleet_storage import WITHDRAWN, folders, places_of
 from serving.fleet_table import FleetError, FleetRefused
-from serving.store import MODEL_DIGEST, Published, VersionStore, publish_together, tree_digest
+from serving.store import MODEL_DIGEST, Published, TFLiteSource, VersionStore, publish_together, tree_digest
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Package:
     Attributes:
         models: Store of the SavedModels.
         tflite: Store of the TFLite files; None together with `tflite_dir`.
-        model_dir, tflite_dir: The folders.
+        model_dir, tflite_dir: The folders; see `publish_together`.
         metadata: Goes into the manifests.
     """
 
     models: VersionStore
     tflite: VersionStore | None
     model_dir: Path
-    tflite_dir: Path | None
+    tflite_dir: TFLiteSource | None
     metadata: Mapping[str, str]
 
     def publish(self, at_least: int = 1) -> Published:

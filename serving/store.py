@@ -9,7 +9,7 @@ another number or model, as after `cp -r 3 7`), is foreign: TF Serving serves it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ __all__ = [
     "Manifest",
     "Published",
     "StoreError",
+    "TFLiteSource",
     "Version",
     "VersionStore",
     "check_model_name",
@@ -45,6 +46,9 @@ __all__ = [
 MODEL_DIGEST = "model_digest"
 """Metadata key. Of a TFLite version: the digest of the SavedModel version that it belongs to. Of a SavedModel version: the digest
 of the export that it was made from, to which files may have been added (warm-up requests)."""
+
+TFLiteSource = Path | Callable[[int], Path]
+"""A folder, or what makes the folder for a version number."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def publish_together(
     models: VersionStore,
     tflite: VersionStore | None,
     model_dir: Path,
-    tflite_dir: Path | None,
+    tflite_dir: TFLiteSource | None,
     metadata: Mapping[str, str] | None = None,
     *,
     at_least: int = 1,
@@ -227,7 +231,8 @@ def publish_together(
         models: Store of the SavedModels.
         tflite: Store of the TFLite files, apart from `models`; None together with `tflite_dir`.
         model_dir: Folder of the SavedModel.
-        tflite_dir: Folder with the TFLite file.
+        tflite_dir: Folder with the TFLite file, or what makes it for a version number, for a file that says which version it is;
+            the same folder for the same number, each time.
         metadata: Goes into both manifests; the TFLite one also says `MODEL_DIGEST`.
         at_least: The lowest number that may be given to a new version.
 
@@ -244,19 +249,21 @@ def publish_together(
             number = None if models.find(digest) else max(at_least, models.next_version())
             model, new = models._publish_locked(model_dir, digest, metadata, number)
             return Published(model, None, new)
-    tflite_digest = _source_digest(tflite_dir)
+    made = tflite_dir if callable(tflite_dir) else lambda _: tflite_dir
     twin_metadata = {**metadata, MODEL_DIGEST: digest}
     with changing_both(models._disk, tflite._disk, "publish to"):
         found = models.find(digest)
         if found is not None:
             models.verify(found.number)
-            twin = _twin(tflite, found) or tflite._give(tflite_dir, tflite_digest, found.number, twin_metadata)
+            source = made(found.number)
+            tflite_digest = _source_digest(source)
+            twin = _twin(tflite, found) or tflite._give(source, tflite_digest, found.number, twin_metadata)
             return Published(found, twin, new=False, tflite_differs=twin.digest != tflite_digest)
-        orphan = _orphan(models, tflite, digest, tflite_digest, at_least)
+        orphan = _orphan(models, tflite, digest, made, at_least)
         number = orphan.number if orphan else max(models.next_version(), tflite.next_version(), at_least)
         staged = models._disk.stage(model_dir, digest, number, metadata)
         models._disk.reserve(staged)  # before the TFLite version shows, so that no model pushed without one can take its number
-        twin = orphan or tflite._give(tflite_dir, tflite_digest, number, twin_metadata)
+        twin = orphan or tflite._give(made(number), _source_digest(made(number)), number, twin_metadata)
         return Published(models._disk.reveal(staged), twin, new=True)
 
 
@@ -304,11 +311,15 @@ def _twin(tflite: VersionStore, model: Version) -> Version | None:
     return None
 
 
-def _orphan(models: VersionStore, tflite: VersionStore, digest: str, tflite_digest: str, at_least: int) -> Version | None:
+def _orphan(
+    models: VersionStore, tflite: VersionStore, digest: str, made: Callable[[int], Path], at_least: int
+) -> Version | None:
     """The TFLite version of a push of the same two folders that was killed before its model showed."""
     lowest = max(models._disk.highest_visible() + 1, at_least)
     for version in reversed(tflite.versions()):
-        if version.number >= lowest and (version.metadata.get(MODEL_DIGEST), version.digest) == (digest, tflite_digest):
+        if version.number < lowest or version.metadata.get(MODEL_DIGEST) != digest:
+            continue
+        if version.digest == _source_digest(made(version.number)):
             with suppress(StoreError):  # a damaged one is passed over, like that of another model
                 return tflite.verify(version.number)
     return None
