@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from components.variant_plot_names import Mark, name_points
 from components.variant_report import Made, Report, Row
 
 # The page gives these roles other colours in the dark; in the PNG they are as here.
@@ -28,27 +29,6 @@ _STEPS = (
     (1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
     *(tuple(step / 100 for step in range(100, 1000, every)) for every in (25, 5, 1)),
 )  # fmt: skip
-_DIRECTIONS, _DISTANCES = 16, (8, 16, 25, 36, 50, 66, 84)
-
-
-class _Box(NamedTuple):
-    left: float
-    low: float
-    right: float
-    high: float
-
-    def overlap(self, other: _Box) -> float:
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.high, other.high) - max(self.low, other.low)
-        return width * height if width > 0 and height > 0 else 0.0
-
-
-class _Mark(NamedTuple):
-    x: float
-    y: float
-    text: str
-    chosen: bool
-    role: str
 
 
 def points(report: Report) -> list[tuple[Row, Made]]:
@@ -93,7 +73,7 @@ def _figure(report: Report) -> Any:
     panels = figure.subplots(2, sharey=True)
     titles = ("The file as it is", "The same files compressed with gzip, as an app's download has them")
     floor = _floor(report)
-    marks, lines = [], []
+    marks, lines = [], list[tuple[str, dict[str, Any]]]()
     for axes, title, compressed in zip(panels, titles, (False, True), strict=True):
         _style(axes, title)
         marks.append(
@@ -114,7 +94,7 @@ def _figure(report: Report) -> Any:
     # From here on nothing may move: the names are placed by points of the figure.
     figure.set_layout_engine("none")
     for axes, spots in zip(panels, marks, strict=True):
-        _name_points(figure, axes, spots)
+        name_points(figure, axes, spots, COLOURS)
     return figure
 
 
@@ -141,7 +121,7 @@ def _style(axes: Any, title: str) -> None:
         spine.set(color=COLOURS["refused"], visible=side in {"left", "bottom"})
 
 
-def _mark(axes: Any, report: Report, row: Row, size: int, floor: float) -> _Mark:
+def _mark(axes: Any, report: Report, row: Row, size: int, floor: float) -> Mark:
     """Draws one variant; gives where, and what to write there."""
     accuracy = row.made.measured.comparison.accuracy_tflite if row.made else 0.0
     below = accuracy < floor
@@ -158,7 +138,7 @@ def _mark(axes: Any, report: Report, row: Row, size: int, floor: float) -> _Mark
         markeredgecolor=COLOURS["paper"],
         zorder=5 if role == "chosen" else 4,
     )
-    return _Mark(size, height, f"{row.name}, {accuracy:.4f}" if below else row.name, row.name == report.chosen, role)
+    return Mark(size, height, f"{row.name}, {accuracy:.4f}" if below else row.name, row.name == report.chosen, role)
 
 
 def _lines(axes: Any, report: Report, floor: float, with_size: bool = True) -> list[tuple[str, dict[str, Any]]]:
@@ -223,90 +203,6 @@ def _legend(figure: Any, report: Report, lines: Sequence[tuple[str, dict[str, An
         handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False, labelcolor=COLOURS["ink"],
         handletextpad=0.5, columnspacing=1.4,
     )  # fmt: skip
-
-
-def _name_points(figure: Any, axes: Any, marks: Sequence[_Mark]) -> None:
-    """Writes each variant's name where it covers least, near its point, with a thin line to it where it is not beside it.
-
-    Variants lie together: the same accuracy, nearly the same bytes. Names are placed one after the other, from left to right;
-    each takes the cheapest of places around its point, by what it would cover and how far it is. All in points, not pixels, of
-    which a file has as many as it likes.
-    """
-    renderer, scale = figure.canvas.get_renderer(), 72 / figure.dpi
-    frame = _Box(*(edge * scale for edge in axes.bbox.extents))
-    spots = [tuple(axes.transData.transform((mark.x, mark.y)) * scale) for mark in marks]
-    taken, names = [_around(x, y, 5) for x, y in spots], list[_Box]()
-    taken += _rulers(axes, frame, scale)
-    for index in sorted(range(len(spots)), key=lambda each: (spots[each], each)):
-        mark, (x, y) = marks[index], spots[index]
-        style = {"fontsize": 8.5, "fontweight": "bold" if mark.chosen else "normal", "parse_math": False}
-        text = axes.annotate(mark.text, (x, y), xycoords="figure points", annotation_clip=False, **style)
-        extent = text.get_window_extent(renderer)
-        size = (extent.width * scale + 2, extent.height * scale)
-        box = min(_places(x, y, size), key=lambda place: _cost(place, (x, y), spots, taken, names, frame))
-        near = _nearest(box, x, y)
-        text.remove()
-        if math.dist(near, (x, y)) > 8.5:
-            axes.annotate(
-                "", (x, y), near, xycoords="figure points", textcoords="figure points", annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": COLOURS["refused"], "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4},
-            )  # fmt: skip
-        axes.annotate(
-            mark.text, (box.left + 1, box.low), xycoords="figure points", annotation_clip=False, va="bottom",
-            color=COLOURS["chosen" if mark.role == "chosen" else "ink"], **style,
-        )  # fmt: skip
-        names.append(box)
-        taken += [box, *(_around(*spot, 1) for spot in _way(near, (x, y)))]
-
-
-def _rulers(axes: Any, frame: _Box, scale: float) -> list[_Box]:
-    """Where the lines across the whole picture are, which names had better not be written on."""
-    found = []
-    for line in axes.get_lines():
-        (left, low), (right, high) = line.get_transform().transform(line.get_xydata())[[0, -1]] * scale
-        if low == high and right - left > frame.right - frame.left - 1:
-            found.append(_Box(frame.left, low - 1, frame.right, low + 1))
-        elif left == right and high - low > frame.high - frame.low - 1:
-            found.append(_Box(left - 1, frame.low, left + 1, frame.high))
-    return found
-
-
-def _places(x: float, y: float, size: tuple[float, float]) -> Iterator[_Box]:
-    """Where a name may stand, beside its point first."""
-    width, height = size
-    for distance in _DISTANCES:
-        for step in range(_DIRECTIONS):
-            angle = 2 * math.pi * step / _DIRECTIONS
-            middle_x = x + math.cos(angle) * (distance + width / 2)
-            middle_y = y + math.sin(angle) * (distance + height / 2)
-            yield _Box(middle_x - width / 2, middle_y - height / 2, middle_x + width / 2, middle_y + height / 2)
-
-
-def _cost(
-    box: _Box, point: tuple[float, float], spots: Sequence[tuple[float, float]], taken: Sequence[_Box], names: Sequence[_Box],
-    frame: _Box,
-) -> float:  # fmt: skip
-    """What a place costs: outside of the axes most, then what it covers, being nearer to another's point, crossing names, the way."""
-    outside = (box.right - box.left) * (box.high - box.low) - box.overlap(frame)
-    covered = sum(box.overlap(other) for other in taken)
-    near = _nearest(box, *point)
-    way = math.dist(near, point)
-    wrong = sum(math.dist(_nearest(box, *other), other) < way + 2 for other in spots if math.dist(other, point) > 2)
-    crossed = sum(_around(*spot, 0.5).overlap(other) > 0 for spot in _way(near, point) for other in names)
-    return 100 * outside + 20 * covered + 25 * wrong + 15 * crossed + way
-
-
-def _nearest(box: _Box, x: float, y: float) -> tuple[float, float]:
-    return min(max(x, box.left), box.right), min(max(y, box.low), box.high)
-
-
-def _way(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
-    """Places on a line, without its very ends, which lie on the name and on the point."""
-    return [(start[0] + (end[0] - start[0]) * part / 10, start[1] + (end[1] - start[1]) * part / 10) for part in range(1, 9)]
-
-
-def _around(x: float, y: float, reach: float) -> _Box:
-    return _Box(x - reach, y - reach, x + reach, y + reach)
 
 
 def _passes(report: Report) -> bool:
