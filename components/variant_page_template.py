@@ -60,7 +60,8 @@ calls, one thread</span></div>
 </div>
 <nav><a href="#gates">Gates</a><a href="#variants">All variants</a>{% if plot %}<a href="#picture">Picture</a>{% endif %}
 <a href="#techniques">What each is</a><a href="#graph">Freezing and folding</a><a href="#groups">Slices and labels</a>
-{% if tuned %}<a href="#tuned">Fine-tuning</a>{% endif %}<a href="#weights">Weights</a><a href="#file">The chosen file</a>
+{% if tuned %}<a href="#tuned">Fine-tuning</a>{% endif %}<a href="#weights">Weights</a>
+<a href="#file">{{ "The nearest" if refusal else "The chosen" }} file</a>
 <a href="#digests">Digests</a></nav>
 </header>
 """
