@@ -4,8 +4,9 @@ Inputs: `model`, an exported model with its SavedModel in `Format-Serving/`; `ex
 raw tf.Examples, whose features the signature takes by name as dense tensors, batch first. For variants that are trained on:
 `model_run`, `transformed_examples` and `transform_graph`, as export and train have them; the last one also for the metadata.
 Outputs: `tflite`, holding model.tflite, the chosen variant; `report`, holding report.json (a `variant_report.Report`),
-`variants/<name>.tflite` for each that could be made, and, of two or more, accuracy_by_size.png. Sizes are bytes, accuracies and
-drops fractions, differences in the output's own unit, latencies milliseconds.
+report.html, the same as a page to read, `variants/<name>.tflite` for each that could be made, and, of two or more,
+accuracy_by_size.png. Sizes are bytes, accuracies and drops fractions, differences in the output's own unit, latencies
+milliseconds.
 
 The float model, fine-tuning, the converter and the TFLite interpreter run in processes of their own: a crash of one is the
 reason of a row. Input that cannot be judged raises TflineError, and so does it when no variant can be made. When some can, but
@@ -34,6 +35,7 @@ from components.tflite_prepare import CONVERTIBLE, Prepared
 from components.variant_config import Config, Variant
 from components.variant_measure import Measured
 from components.variant_metadata import with_metadata
+from components.variant_page import render
 from components.variant_plot import draw, points
 from components.variant_report import (
     FineTuned,
@@ -70,7 +72,7 @@ MEASURE = "components.variant_measure:measure"
 
 _VARIABLE_OPS = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
 
-PLOT = "accuracy_by_size.png"
+PAGE, PLOT = "report.html", "accuracy_by_size.png"
 
 progress = logging.getLogger("tfline.progress")
 
@@ -85,7 +87,7 @@ def optimize(
     Args:
         inputs: Artifact folders by key, as `INPUTS` names them.
         tflite_file: The chosen .tflite; it appears by a rename, after it was measured, whether or not it keeps to the limits.
-        report_dir: Where report.json, the variants and the plot go.
+        report_dir: Where the variants go.
         config: See `Config`.
         user_model: For variants that are trained on.
 
@@ -115,11 +117,12 @@ def optimize(
 
 
 def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config, user_model: UserModel) -> None:
-    """Optimizes the model of the artifact `model` into `tflite`, and writes report.json and the plot into `report`."""
+    """Optimizes the model of the artifact `model` into `tflite`, and writes report.json, the page and the plot into `report`."""
     folder = outputs["report"]
     report = optimize(inputs, outputs["tflite"] / "model.tflite", folder, config, user_model)
     if len(points(report)) > 1:
         draw(report, folder / PLOT)
+    write_atomically(folder / PAGE, render(report))
     write_atomically(folder / "report.json", report.model_dump_json(indent=1))
 
 
@@ -144,7 +147,7 @@ def summarise(outputs: Outputs) -> Summary:
             "sha256": made.sha256,
         },
         tables=tables_of(report),
-        files=tuple(str(path) for path in (folder / "report.json", folder / PLOT) if path.exists()),
+        files=tuple(str(path) for path in (folder / PAGE, folder / "report.json", folder / PLOT) if path.exists()),
         nested={row.name: metrics_of(row.made) for row in report.rows if row.made} if several else {},
         refusal=variant_gates.refusal(report.rows),
     )

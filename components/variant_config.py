@@ -9,6 +9,7 @@ Model Optimization 0.8 (tensorflow_model_optimization/python/core).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +24,22 @@ POST_TRAINING: tuple[PostTraining, ...] = ("float32", "float16", "dynamic", "int
 QUANTIZED_IN_TRAINING = ("qat", "pqat", "cqat", "pcqat")
 PRUNED = ("pruned", "pqat", "pcqat")
 CLUSTERED = ("clustered", "cqat", "pcqat")
+
+MEANINGS: Mapping[str, str] = {
+    "float32": "The trained model as it is, with every weight in 4 bytes; only the file format is another.",
+    "float16": "Weights are stored in 2 bytes instead of 4, and are float numbers again when the model runs.",
+    "dynamic": "Weights are stored in 1 byte; what flows between the layers stays float.",
+    "int8": "Weights and what flows between the layers are 1-byte integers; inputs and outputs stay float.",
+    "int8_io": "As int8, with inputs and outputs that are integers too, for chips that cannot compute with floats.",
+    "int16x8": "Weights in 1 byte, what flows between the layers in 2: more exact than int8, larger in memory and often slower.",
+    "qat": "Quantization-aware training: trained on with the rounding of int8 in place, so that the weights make up for it.",
+    "pruned": "Trained on while the smallest weights are set to zero: the zeros compress well.",
+    "clustered": "Trained on with each layer's weights drawn to a few shared values, which compress well.",
+    "pqat": "Pruned first, then trained on with the rounding of int8; the zeros stay zero.",
+    "cqat": "Clustered first, then trained on with the rounding of int8; the shared values stay few.",
+    "pcqat": "Pruned, clustered, then trained on with the rounding of int8: zeros, few values and 1-byte weights in one file.",
+}
+"""Kind of a variant to what it is, in a sentence."""
 
 # Which settings each technique reads; anything else said of it would be ignored, and so is refused.
 _READS = {

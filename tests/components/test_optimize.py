@@ -14,6 +14,7 @@ import pytest
 from components import isolate, optimize, tflite_evaluate
 from components.errors import TflineError
 from components.variant_config import Config, Gates, SliceGate
+from components.variant_page import render
 from components.variant_report import Report
 from serving.store import tree_digest
 from serving.tflite_metadata import content_intact, read_metadata
@@ -163,9 +164,11 @@ def test_the_smallest_is_shipped_and_the_summary_tells_all(all_six: Ran) -> None
     rows = {row[0]: dict(zip(summary.tables["variants"].columns, row, strict=True)) for row in summary.tables["variants"].rows}
     assert {row["result"] for row in rows.values()} == {"chosen", "passes"}
     assert rows[report.chosen]["result"] == "chosen"
-    assert [Path(file).name for file in summary.files] == ["report.json", "accuracy_by_size.png"]
-    assert Path(summary.files[1]).read_bytes().startswith(b"\x89PNG")
-    assert json.loads(Path(summary.files[0]).read_text(encoding="utf-8"))["chosen"] == report.chosen
+    assert [Path(file).name for file in summary.files] == ["report.html", "report.json", "accuracy_by_size.png"]
+    page, told, plot = map(Path, summary.files)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(told.read_text(encoding="utf-8"))["chosen"] == report.chosen
+    assert page.read_text(encoding="utf-8") == render(report)
 
 
 def test_freezing_and_folding_are_counted(tiny: Tiny, all_six: Ran) -> None:
@@ -217,7 +220,8 @@ def test_one_variant_keeps_the_headline_of_accuracies_and_draws_nothing(tiny: Ti
     assert ran.report.chosen == "int8_io"
     assert f"accuracy {compared.accuracy_float:.4f}".replace(" 0.", " .") in summary.headline
     assert summary.nested == {}
-    assert [Path(file).name for file in summary.files] == ["report.json"]
+    assert [Path(file).name for file in summary.files] == ["report.html", "report.json"]
+    assert "<svg" not in Path(summary.files[0]).read_text(encoding="utf-8"), "one point is no picture"
     assert ran.report.float_model.reference == "weights"
     assert ran.report.best.ratio == ran.report.best.ratio_to_weights
 
