@@ -141,4 +141,3 @@ def _run(content: bytes, raw: Mapping[str, Any]) -> dict[str, Any]:
     interpreter = Interpreter(model_content=content, num_threads=1)
     [signature] = interpreter.get_signature_list()
     return dict(interpreter.get_signature_runner(signature)(**{name: value.numpy() for name, value in raw.items()}))
-

@@ -77,6 +77,8 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         FineTune.model_validate(fine_tune),
         UserModel.model_validate(user_model),
     )
+    own = {"epochs": chosen.epochs, "learning_rate": chosen.learning_rate}
+    tuning = tuning.model_copy(update={name: value for name, value in own.items() if value is not None})
     strategy = make_strategy(tuning.strategy, tuning.replicas)
     keras.utils.set_random_seed(tuning.seed)
     output = tft.TFTransformOutput(transform_graph)
@@ -127,7 +129,7 @@ def _train(
     for make in _STEPS[variant.kind]:
         with scope(strategy):
             step = make(_fresh(model), variant, total)
-            trained = _compile(step.model, compiled, rate)
+            trained = _compile(step.model, compiled, rate, total)
         history = trained.fit(
             batches(
                 data.files,
@@ -200,8 +202,12 @@ def _rate_of(optimizer: Any) -> float:
     return float(rate(0) if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else tf.convert_to_tensor(rate))
 
 
-def _compile(model: Any, compiled: Any, rate: float) -> Any:
-    """The model to fit: the outputs that the user's model has a loss for, with that loss and an optimizer as its own."""
+def _compile(model: Any, compiled: Any, rate: float, steps: int) -> Any:
+    """The model to fit: the outputs that the user's model has a loss for, with that loss and an optimizer as its own.
+
+    The rate falls to zero with the cosine of the steps (Loshchilov and Hutter 2017, arXiv:1608.03983): weights that still move
+    when the training ends are worse than those it began with, which had settled.
+    """
     import tf_keras as keras
 
     losses = compiled.loss
@@ -215,7 +221,7 @@ def _compile(model: Any, compiled: Any, rate: float) -> Any:
             f"fine-tuning takes a model with one loss; build_model compiles {len(with_loss)} for {len(outputs)} outputs"
         )
     trained = keras.Model(model.inputs, outputs[with_loss[0]])
-    settings = compiled.optimizer.get_config() | {"learning_rate": rate}
+    settings = compiled.optimizer.get_config() | {"learning_rate": keras.optimizers.schedules.CosineDecay(rate, steps)}
     trained.compile(optimizer=type(compiled.optimizer).from_config(settings), loss=losses[with_loss[0]])
     return trained
 

@@ -24,6 +24,7 @@ POST_TRAINING: tuple[PostTraining, ...] = ("float32", "float16", "dynamic", "int
 QUANTIZED_IN_TRAINING = ("qat", "pqat", "cqat", "pcqat")
 PRUNED = ("pruned", "pqat", "pcqat")
 CLUSTERED = ("clustered", "cqat", "pcqat")
+TRAINED = ("qat", "pruned", "clustered", "pqat", "cqat", "pcqat")
 
 MEANINGS: Mapping[str, str] = {
     "float32": "The trained model as it is, with every weight in 4 bytes; only the file format is another.",
@@ -52,6 +53,8 @@ _READS = {
     "clusters": CLUSTERED,
     "convert": ("pruned", "clustered"),
     "sparse_encoding": ("pruned",),
+    "epochs": TRAINED,
+    "learning_rate": TRAINED,
 }
 
 
@@ -71,6 +74,7 @@ class Variant(BaseModel):
         clusters: Different values that a layer's weights may have.
         convert: How a pruned or clustered model, which is a float one, is converted.
         sparse_encoding: Stores zeros in TFLite's sparse format where it is smaller (`Optimize.EXPERIMENTAL_SPARSITY`).
+        epochs, learning_rate: Of its fine-tuning, instead of those of `FineTune`: pruning takes more than quantization.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +90,8 @@ class Variant(BaseModel):
     clusters: int = Field(default=16, ge=2, le=256)
     convert: PostTraining = "float32"
     sparse_encoding: bool = False
+    epochs: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _says_only_what_is_read(self) -> Variant:
@@ -127,7 +133,7 @@ class FineTune(BaseModel):
 
     Attributes:
         epochs: Over the training split.
-        learning_rate: Of the model's own optimizer; None is its own times `learning_rate_factor`.
+        learning_rate: Of the model's own optimizer, at first: it falls to zero. None is its own times `learning_rate_factor`.
         learning_rate_factor: See there.
         strategy, replicas, batch_size, shuffle_buffer, train_split, seed: As in `train`, from where they are taken unless set.
         timeout_seconds: For all the training of one variant.

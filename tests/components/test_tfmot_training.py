@@ -145,6 +145,12 @@ def test_a_learning_rate_that_is_too_high_is_an_error(tiny: Tiny, tmp_path: Path
         tune(tiny, tmp_path, {"kind": "qat"}, TUNING.model_copy(update={"learning_rate": 1e30}))
 
 
+def test_a_variant_may_train_otherwise_than_the_rest(tiny: Tiny, tmp_path: Path) -> None:
+    found = tune(tiny, tmp_path, {"kind": "pruned", "epochs": 2, "learning_rate": 0.002})["fine_tuned"]
+    assert len(found["losses"]["pruning"]) == 2
+    assert found["learning_rate"] == 0.002
+
+
 def test_weights_of_another_model_are_an_error(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "best.weights.h5").write_bytes(b"no weights")
     asked = arguments(tiny, tmp_path, {"kind": "qat"}, TUNING) | {"model_run": str(tmp_path)}

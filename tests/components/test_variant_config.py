@@ -23,6 +23,8 @@ def test_a_wrong_setting_is_named(field: str, value: Any) -> None:
         ({"kind": "int8", "sparsity": 0.5}, "sparsity: int8 has no such setting, expected with pruned, pqat, pcqat"),
         ({"kind": "pruned", "clusters": 4}, "clusters: pruned has no such setting"),
         ({"kind": "qat", "convert": "int8"}, "convert: qat has no such setting"),
+        ({"kind": "float16", "epochs": 3}, "epochs: float16 has no such setting, expected with qat"),
+        ({"kind": "int8", "learning_rate": 0.1}, "learning_rate: int8 has no such setting"),
         ({"kind": "pruned", "pattern": "2:4", "sparsity": 0.7}, "expected none with the pattern 2:4"),
         ({"kind": "pruned", "block": (2, 2)}, "block: expected with `pattern: block`"),
         ({"kind": "pruned", "pattern": "block", "block": (0, 2)}, "two numbers of at least 1"),
