@@ -29,7 +29,7 @@ class TFLiteModel(Artifact):
 
 
 class OptimizationReport(Artifact):
-    """What each small form of a model is like: report.json, the forms, a plot."""
+    """What each small form of a model is like: report.json, report.html, the forms, a plot."""
 
     TYPE_NAME = "components.OptimizationReport"
 

@@ -17,9 +17,6 @@ WARMUP_FILE = "warmup/tf_serving_warmup_requests"
 TFLITE_FILE = "model.tflite"
 """The model in a TFLiteModel artifact of ours."""
 
-HOST_DIR = "host_transform"
-"""The transform that the host applies, in a TFLiteModel artifact of ours; missing where it is inside of the model."""
-
 STATISTICS_FILE = "FeatureStats.pb"
 """The file in each split of an ExampleStatistics artifact."""
 

@@ -4,13 +4,13 @@ Inputs: model, champion, the reports of the gates (validation, evaluation); wher
 optimization; where it tries the model in a server, infra. Output: `pushed`, pushed.json. A gate's refusal in any report stops it,
 whoever runs it. Warm-up requests that infra-validate recorded go into the version, whose digest is then not the export's, so the
 manifest's metadata have that (`model_digest`). The same model is never pushed twice: when its export is in the store, its version
-is the result and nothing is written. The TFLite file gets the version's number into its metadata. What a server sees appears by one rename (serving/store.py).
+is the result and nothing is written. The TFLite file gets the version's number into its metadata. What a server sees appears by
+one rename (serving/store.py).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.canaries import canaries
 from components.errors import GateRefused, TflineError
-from components.layout import HOST_DIR, SERVING_DIR, TFLITE_FILE, WARMUP_FILE
+from components.layout import SERVING_DIR, TFLITE_FILE, WARMUP_FILE
 from components.records import Pushed
 from components.summary import SUMMARY_FILE, Summary
 from serving.fleet_config import FleetConfig
@@ -134,7 +134,7 @@ def _publish(inputs: Mapping[str, Path], config: Config, metadata: Mapping[str, 
 
 
 def _stamped(artifact: Path, number: int, folder: Path) -> Path:
-    """The TFLite file with the version's number in its metadata, and beside it the host's transform, if there is one."""
+    """A folder with the TFLite file, the version's number in its metadata."""
     from serving.tflite_metadata import read_metadata, write_metadata
 
     if folder.exists():
@@ -145,8 +145,6 @@ def _stamped(artifact: Path, number: int, folder: Path) -> Path:
     if found is not None:
         content = write_metadata(content, found.model_copy(update={"model_version": str(number)}))
     (folder / TFLITE_FILE).write_bytes(content)
-    if (artifact / HOST_DIR).is_dir():
-        shutil.copytree(artifact / HOST_DIR, folder / HOST_DIR)
     return folder
 
 

@@ -55,7 +55,10 @@ class TFLiteServable:
         self._file = file
         first = self._interpreter()
         runners = first.get_signature_list()
-        described = _signature_defs(first, content, runners)
+        try:
+            described = _signature_defs(first, content, runners)
+        except UnicodeDecodeError as error:
+            raise invalid(f"Cannot build Interpreter from buffer. {file}: {error}") from None
         self.all_signatures: Mapping[str, Any] = described
         self.signatures: Mapping[str, Signature] = {
             key: signature for key, proto in sorted(described.items()) if (signature := read_signature(proto)) is not None

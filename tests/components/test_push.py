@@ -15,6 +15,7 @@ from components.layout import SERVING_DIR, WARMUP_FILE
 from components.records import Pushed
 from components.summary import SUMMARY_FILE, Refusal, Summary
 from serving.store import VersionStore, tree_digest
+from serving.tflite_metadata import read_metadata, write_metadata
 
 
 class Bench:
@@ -57,7 +58,7 @@ class Bench:
             "tflite": self.folder / "artifacts" / f"tflite-{content}",
         }
         inputs["tflite"].mkdir(exist_ok=True)
-        (inputs["tflite"] / "model.tflite").write_text(f"int8 {content}", encoding="utf-8")
+        (inputs["tflite"] / "model.tflite").write_bytes(small_form(content))
         for gate in push.GATES:
             inputs[gate] = self.folder / "artifacts" / f"{gate}-{content}"
             inputs[gate].mkdir(exist_ok=True)
@@ -78,15 +79,23 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def files(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+def small_form(content: str) -> bytes:
+    """A .tflite with metadata, told apart by its content."""
+    from tests.serving.tflite_files import make_metadata, make_tflite
+
+    model = make_tflite()
+    return write_metadata(model, make_metadata(model, variant=f"int8-{content}"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_no_champion_yet(bench: Bench) -> None:
     model = bench.model("a")
     assert bench.resolve(model) == {"version": 0, "digest": ""}
     folder = bench.find_champion(model)
-    assert files(folder) == {"champion.json": '{"version": 0, "digest": "", "model": "digits"}'}
+    assert files(folder) == {"champion.json": b'{"version": 0, "digest": "", "model": "digits"}'}
     summary = champion.summarise({"champion": [str(folder)]})
     assert (summary.headline, summary.params) == ("none yet", {"version": "0", "digest": ""})
 
@@ -133,7 +142,7 @@ def test_champion_that_is_gone(bench: Bench) -> None:
     folder = bench.folder / "late"
     folder.mkdir()
     champion.run({"model": candidate}, {"champion": folder}, bench.champion_config, found)
-    assert files(folder) == {"champion.json": '{"version": 0, "digest": "", "model": "digits"}'}
+    assert files(folder) == {"champion.json": b'{"version": 0, "digest": "", "model": "digits"}'}
 
 
 def test_push(bench: Bench) -> None:
@@ -151,7 +160,8 @@ def test_push(bench: Bench) -> None:
     assert push.read_result(folder) == expected
     assert Pushed.model_validate_json((folder / "pushed.json").read_text()) == expected
     assert bench.properties == {"pushed": {"pushed": 1}}
-    assert Path(expected.tflite_path).read_text() == "int8 b"
+    stored = Path(expected.tflite_path).read_bytes()
+    assert stored == write_metadata(stored, read_metadata(small_form("b")).model_copy(update={"model_version": "2"}))  # type: ignore[union-attr]
     assert (version.path / "saved_model.pb").read_text() == "graph of b"
     assert version.manifest.metadata == {
         "run_id": "run-2",
