@@ -39,7 +39,7 @@ from serving.tflite_latency import measure
 _PIPELINES = Path(__file__).parents[1] / "pipelines"
 _TURNS, _CALLS = 15, 40
 _KINDS: tuple[PostTraining | InTraining, ...] = (*get_args(PostTraining), *get_args(InTraining))
-_NO_VALUE = "–"  # noqa: RUF001
+_NO_VALUE = "—"
 
 _T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,

@@ -14,9 +14,6 @@ SCHEMA_FILE = "schema.pbtxt"
 WARMUP_FILE = "warmup/tf_serving_warmup_requests"
 """The warm-up requests in an InfraBlessing artifact of ours; missing when there are none."""
 
-TFLITE_FILE = "model.tflite"
-"""The model in a TFLiteModel artifact of ours."""
-
 STATISTICS_FILE = "FeatureStats.pb"
 """The file in each split of an ExampleStatistics artifact."""
 

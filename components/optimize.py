@@ -50,6 +50,7 @@ from components.variant_report import (
 )
 from components.variant_weights import Asked, check_kernels, read_kernels
 from serving.errors import ServingError
+from serving.manifest import TFLITE_FILE
 
 INPUTS: Mapping[str, str] = {
     "model": "Model",
@@ -119,7 +120,7 @@ def optimize(
 def run(inputs: Mapping[str, Path], outputs: Mapping[str, Path], config: Config, user_model: UserModel) -> None:
     """Optimizes the model of the artifact `model` into `tflite`, and writes report.json, the page and the plot into `report`."""
     folder = outputs["report"]
-    report = optimize(inputs, outputs["tflite"] / "model.tflite", folder, config, user_model)
+    report = optimize(inputs, outputs["tflite"] / TFLITE_FILE, folder, config, user_model)
     if len(points(report)) > 1:
         draw(report, folder / PLOT)
     write_atomically(folder / PAGE, render(report))

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.canaries import canaries
 from components.errors import GateRefused, TflineError
-from components.layout import SERVING_DIR, TFLITE_FILE, WARMUP_FILE
+from components.layout import SERVING_DIR, WARMUP_FILE
 from components.records import Pushed
 from components.summary import SUMMARY_FILE, Summary
 from serving.fleet_config import FleetConfig
@@ -28,6 +28,7 @@ from serving.fleet_push import Package, bring_in_order, publish
 from serving.fleet_state import proved
 from serving.fleet_table import FleetError, FleetRefused
 from serving.linked_version import link_version
+from serving.manifest import TFLITE_FILE
 from serving.store import MODEL_DIGEST, Published, VersionStore, export_digest, tree_digest
 
 INPUTS: Mapping[str, str] = {

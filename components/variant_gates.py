@@ -11,7 +11,7 @@ from components.variant_config import Gates, Select
 from components.variant_report import Broken, Made, Row
 
 # Drops are differences of counts over n: a limit of 0.01 must let exactly one in a hundred pass.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 
 _RULES: dict[Select, Callable[[Made], tuple[float, ...]]] = {
     "smallest": lambda made: (made.bytes, made.gzip_bytes, -made.measured.comparison.accuracy_tflite),
@@ -53,7 +53,7 @@ def refusal(rows: Sequence[Row]) -> Refusal | None:
 
 def _accuracy(made: Made, gates: Gates) -> list[Broken]:
     compared, found = made.measured.comparison, []
-    if compared.accuracy_drop > gates.max_accuracy_drop + _ROUNDING:
+    if compared.accuracy_drop > gates.max_accuracy_drop + ROUNDING:
         found.append(
             f"accuracy {compared.accuracy_tflite:.4f} is {compared.accuracy_drop:.4f} below the float model's "
             f"{compared.accuracy_float:.4f} on {compared.eval_examples} examples; the limit is {gates.max_accuracy_drop:g}"
@@ -64,7 +64,7 @@ def _accuracy(made: Made, gates: Gates) -> list[Broken]:
         if name not in measured:
             raise TflineError(f"optimize.gates.slices: no example of the eval split is in the slice {name}")
         count, of_float, of_tflite = measured[name]
-        if of_float - of_tflite > gate.max_accuracy_drop + _ROUNDING:
+        if of_float - of_tflite > gate.max_accuracy_drop + ROUNDING:
             found.append(
                 f"accuracy {of_tflite:.4f} on the slice {name} is {of_float - of_tflite:.4f} below the float model's "
                 f"{of_float:.4f} on its {count} examples; the limit is {gate.max_accuracy_drop:g}"

@@ -20,8 +20,6 @@ from components.variant_page_template import TEMPLATE
 from components.variant_plot import COLOURS, draw_svg, points
 from components.variant_report import Made, Report, Row, tables_of
 
-_MARGIN = 1e-9
-
 _RULES = {
     "smallest": "the smallest file",
     "fastest": "the fastest by its median call",
@@ -146,8 +144,8 @@ def _gates(report: Report) -> list[_Gate]:
         what: str, number: Callable[[Made], float], limit: float | None, form: Callable[[float], str], least: str = ""
     ) -> None:
         if limit is not None:
-            refused = [row.name for row, made in points(report) if number(made) > limit + _MARGIN]
-            kept = number(report.best) <= limit + _MARGIN
+            refused = [row.name for row, made in points(report) if number(made) > limit + variant_gates.ROUNDING]
+            kept = number(report.best) <= limit + variant_gates.ROUNDING
             found.append(_Gate(what, least or f"at most {limit:,.10g}", form(number(report.best)), kept, refused))
 
     add("accuracy lost on all examples", attrgetter("measured.comparison.accuracy_drop"), gates.max_accuracy_drop, _fraction)
@@ -167,7 +165,7 @@ def _float_ops(made: Made) -> int:
 
 def _lost(name: str, made: Made) -> float:
     shares = {row[0]: row[2:] for row in made.measured.comparison.slices.rows}
-    of_float, of_tflite = shares.get(name, (0.0, 0.0))
+    of_float, of_tflite = shares[name]
     return float(of_float - of_tflite)
 
 
@@ -247,10 +245,10 @@ def _groups(report: Report, which: str) -> _Groups:
 
 
 def _loss_mark(lost: float, limit: float | None) -> str:
-    if limit is not None and lost > limit + _MARGIN:
+    if limit is not None and lost > limit + variant_gates.ROUNDING:
         return "over"
-    levels: Sequence[tuple[float, str]] = ((0.1, "loss3"), (0.03, "loss2"), (_MARGIN, "loss1"))
-    return next((mark for least, mark in levels if lost > least), "gain" if lost < -_MARGIN else "")
+    levels: Sequence[tuple[float, str]] = ((0.1, "loss3"), (0.03, "loss2"), (variant_gates.ROUNDING, "loss1"))
+    return next((mark for least, mark in levels if lost > least), "gain" if lost < -variant_gates.ROUNDING else "")
 
 
 def _count(value: float) -> str:

@@ -18,6 +18,7 @@ import click
 from components.errors import TflineError, UsageError
 from pipelines.page import heading, plain, table
 from serving.errors import ServingError
+from serving.manifest import TFLITE_FILE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -312,7 +313,7 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _file(path: Path) -> Path:
-    return path / "model.tflite" if path.is_dir() else path
+    return path / TFLITE_FILE if path.is_dir() else path
 
 
 def _quantization(info: TensorInfo) -> str:

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from serving.fleet_config import FleetConfig
-from serving.manifest import fsync_folder
+from serving.manifest import TFLITE_FILE, fsync_folder
 from serving.store import MODEL_DIGEST, VersionStore, export_digest
 from serving.version_folder import Version, VersionFolder
 
 WITHDRAWN = "withdrawn-"
-TFLITE_FILE = "model.tflite"
 _LOCK_SECONDS = 60.0
 
 

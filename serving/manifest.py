@@ -19,6 +19,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from serving.errors import StoreError
 
 MANIFEST = "manifest.json"
+TFLITE_FILE = "model.tflite"
+"""The file of a TFLite version, by the name that TF Serving looks for."""
+
 MAX_VERSION = 2**63 - 1
 """TF Serving reads version numbers as int64."""
 

@@ -261,9 +261,11 @@ def publish_together(
             return Published(found, twin, new=False, tflite_differs=twin.digest != tflite_digest)
         orphan = _orphan(models, tflite, digest, made, at_least)
         number = orphan.number if orphan else max(models.next_version(), tflite.next_version(), at_least)
+        source = made(number)
+        tflite_digest = _source_digest(source)  # before the number is taken, as it may refuse
         staged = models._disk.stage(model_dir, digest, number, metadata)
         models._disk.reserve(staged)  # before the TFLite version shows, so that no model pushed without one can take its number
-        twin = orphan or tflite._give(made(number), _source_digest(made(number)), number, twin_metadata)
+        twin = orphan or tflite._give(source, tflite_digest, number, twin_metadata)
         return Published(models._disk.reveal(staged), twin, new=True)
 
 

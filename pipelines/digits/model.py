@@ -22,7 +22,7 @@ def build_model(inputs: dict[str, Any], config: Any) -> Any:
 
     Args:
         inputs: Transformed features as Keras inputs: `image`, float32 [None, 64].
-        config: The pipeline's `train` section; `hyperparameters` holds what this model reads from it.
+        config: The pipeline's `model` section; `hyperparameters` holds what this model reads from it.
 
     Returns:
         A compiled model with one output, `probabilities`, float32 [None, 10].

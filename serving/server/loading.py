@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from serving.manifest import TFLITE_FILE
 from serving.server.batch_scheduler import BatchScheduler
 from serving.server.batching import Batching, BatchObserver
 from serving.server.lifecycle import Loaded, Models
@@ -18,7 +19,6 @@ from serving.server.runtime_options import RuntimeOptions
 from serving.server.servable import Servable
 from serving.server.text_protos import BatchingParameters, batching_parameters, read_text
 
-TFLITE_FILE = "model.tflite"
 PER_MODEL_BATCHING = "batching_params.pbtxt"
 
 _THREADS = "model_server_batch_threads"

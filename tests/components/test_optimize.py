@@ -181,7 +181,7 @@ def test_freezing_and_folding_are_counted(tiny: Tiny, all_six: Ran) -> None:
     assert "ReadVariableOp" not in graphs.frozen
     assert (graphs.frozen["Conv2D"], graphs.frozen["FusedBatchNormV3"], graphs.frozen["Relu"]) == (1, 1, 1)
     assert sum(graphs.optimised.values()) < sum(graphs.frozen.values()) < sum(graphs.saved_model.values())
-    assert "FusedBatchNormV3" not in graphs.optimised, "Grappler folds it into the convolution"
+    assert "FusedBatchNormV3" not in graphs.optimised, "Grappler merges it with what comes after"
     assert (all_six.report.float_model.batch_norms, made.scales_and_shifts_left) == (1, 0)
     plain = Interpreter(
         model_path=str(all_six.file("int8_io")), experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

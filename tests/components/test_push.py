@@ -160,8 +160,11 @@ def test_push(bench: Bench) -> None:
     assert push.read_result(folder) == expected
     assert Pushed.model_validate_json((folder / "pushed.json").read_text()) == expected
     assert bench.properties == {"pushed": {"pushed": 1}}
-    stored = Path(expected.tflite_path).read_bytes()
-    assert stored == write_metadata(stored, read_metadata(small_form("b")).model_copy(update={"model_version": "2"}))  # type: ignore[union-attr]
+    made = small_form("b")
+    metadata = read_metadata(made)
+    assert metadata is not None
+    stamped = write_metadata(made, metadata.model_copy(update={"model_version": "2"}))
+    assert Path(expected.tflite_path).read_bytes() == stamped != made
     assert (version.path / "saved_model.pb").read_text() == "graph of b"
     assert version.manifest.metadata == {
         "run_id": "run-2",
