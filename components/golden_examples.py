@@ -42,6 +42,17 @@ def read_records(files: list[str], count: int, where: str) -> list[bytes]:
     return serialized
 
 
+def densified(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Parsed features as the signature `dense` takes them: sparse ones padded at the end of their rows."""
+    import tensorflow as tf
+
+    sparse = tf.SparseTensor
+    return {
+        name: tf.sparse.to_dense(value, padding(value.dtype)) if isinstance(value, sparse) else value
+        for name, value in features.items()
+    }
+
+
 def write_golden(folder: Path, serialized: Sequence[bytes], features: Mapping[str, Any], answers: Mapping[str, Any]) -> None:
     """Writes the three files.
 
@@ -57,10 +68,7 @@ def write_golden(folder: Path, serialized: Sequence[bytes], features: Mapping[st
     with tf.io.TFRecordWriter(str(folder / "examples.tfrecord")) as writer:
         for record in serialized:
             writer.write(record)
-    dense = {
-        name: tf.sparse.to_dense(value, padding(value.dtype)) if isinstance(value, tf.SparseTensor) else value
-        for name, value in features.items()
-    }
+    dense = densified(features)
     np.savez(folder / "inputs.npz", **{name: _without_objects(value.numpy()) for name, value in dense.items()})
     np.savez(folder / "outputs.npz", **{name: _without_objects(value.numpy()) for name, value in answers.items()})
 

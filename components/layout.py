@@ -14,6 +14,9 @@ SCHEMA_FILE = "schema.pbtxt"
 WARMUP_FILE = "warmup/tf_serving_warmup_requests"
 """The warm-up requests in an InfraBlessing artifact of ours; missing when there are none."""
 
+HOST_DIR = "host_transform"
+"""The transform that the host applies, in a TFLiteModel artifact of ours; missing where it is inside of the model."""
+
 STATISTICS_FILE = "FeatureStats.pb"
 """The file in each split of an ExampleStatistics artifact."""
 

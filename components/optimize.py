@@ -2,11 +2,13 @@
 
 Inputs: `model`, an exported model with its SavedModel in `Format-Serving/`; `examples`, `Split-<name>/` folders of TFRecords of
 raw tf.Examples, whose features the signature takes by name as dense tensors, batch first. For variants that are trained on:
-`model_run`, `transformed_examples` and `transform_graph`, as export and train have them; the last one also for the metadata.
-Outputs: `tflite`, holding model.tflite, the chosen variant; `report`, holding report.json (a `variant_report.Report`),
-report.html, the same as a page to read, `variants/<name>.tflite` for each that could be made, and, of two or more,
-accuracy_by_size.png. Sizes are bytes, accuracies and drops fractions, differences in the output's own unit, latencies
-milliseconds.
+`model_run`, `transformed_examples` and `transform_graph`, as export and train have them; the first and the last one also for a
+model whose transform cannot be inside (`variant_source`), the last one for the metadata, too. Outputs: `tflite`, holding
+model.tflite, the chosen variant; `report`, holding report.json (a `variant_report.Report`), report.html, the same as a page to
+read, `variants/<name>.tflite` for each that could be made, and, of two or more, accuracy_by_size.png. Where the transform is not
+inside, it lies beside each .tflite, as the folder `host_transform`.
+
+Sizes are bytes, accuracies and drops fractions, differences in the output's own unit, latencies milliseconds.
 
 The float model, fine-tuning, the converter and the TFLite interpreter run in processes of their own: a crash of one is the
 reason of a row. Input that cannot be judged raises TflineError, and so does it when no variant can be made. When some can, but
@@ -19,19 +21,19 @@ import gzip
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from components import variant_gates
 from components.errors import TflineError
-from components.isolate import IsolatedError, run_isolated
-from components.layout import SERVING_DIR
+from components.layout import HOST_DIR, SERVING_DIR
 from components.model import UserModel
 from components.records import write_atomically
 from components.summary import Outputs, Summary
-from components.tflite_prepare import CONVERTIBLE, Prepared
+from components.tflite_convert import NO_FORM
+from components.tflite_prepare import CONVERTIBLE
 from components.variant_config import Config, Variant
 from components.variant_measure import Measured
 from components.variant_metadata import with_metadata
@@ -48,6 +50,7 @@ from components.variant_report import (
     scales_and_shifts_left,
     tables_of,
 )
+from components.variant_source import Source, batch_of, isolated, prepare
 from components.variant_weights import Asked, check_kernels, read_kernels
 from serving.errors import ServingError
 from serving.manifest import TFLITE_FILE
@@ -66,7 +69,6 @@ REPORT = "report"
 # The runner keeps a copy of the stage's process, for `run_isolated`.
 FORKS = True
 
-PREPARE = "components.tflite_prepare:prepare"
 FINE_TUNE = "components.tfmot_training:fine_tune"
 CONVERT = "components.tflite_convert:convert"
 MEASURE = "components.variant_measure:measure"
@@ -99,7 +101,7 @@ def optimize(
         TflineError: When the model or the examples cannot be read, or no variant can be made.
     """
     with tempfile.TemporaryDirectory(prefix="tfline-optimize-") as folder:
-        bench = _Bench(inputs, Path(folder), config, user_model, _prepare(inputs, folder, config))
+        bench = _Bench(inputs, Path(folder), config, user_model, prepare(inputs, Path(folder), config, user_model))
         rows, files = [], {}
         for variant in config.chosen():
             row, content = bench.row(variant)
@@ -107,10 +109,14 @@ def optimize(
             if content:
                 files[row.name] = content
             progress.info("%s: %s", row.name, f"{row.made.bytes} bytes" if row.made else "not made")
-    if not files:
-        reasons = [row.reason if len(rows) == 1 else f"{row.name}: {row.reason}" for row in rows]
-        raise TflineError(f"no variant of signature {config.signature!r} could be made: {'; '.join(reasons)}")
-    report = _report(inputs["model"] / SERVING_DIR, bench.prepared, rows, config)
+        if not files:
+            reasons = [row.reason if len(rows) == 1 else f"{row.name}: {row.reason}" for row in rows]
+            raise TflineError(f"no variant of signature {config.signature!r} could be made: {'; '.join(reasons)}")
+        report = _report(inputs["model"] / SERVING_DIR, bench.source, rows, config)
+        if bench.source.apart:
+            # Before what needs it.
+            _publish_folder(Path(folder, HOST_DIR), report_dir / "variants" / HOST_DIR)
+            _publish_folder(Path(folder, HOST_DIR), tflite_file.parent / HOST_DIR)
     for name, content in files.items():
         _publish(report_dir / "variants" / f"{name}.tflite", content)
     _publish(tflite_file, files[report.chosen])
@@ -144,6 +150,8 @@ def summarise(outputs: Outputs) -> Summary:
             "variants": ", ".join(row.name for row in report.rows),
             "select": report.select,
             "signature": report.signature,
+            "features": report.features,
+            **({"why_transformed": report.why_transformed} if report.why_transformed else {}),
             "representative_examples": str(report.representative_examples),
             "sha256": made.sha256,
         },
@@ -158,10 +166,10 @@ class _Bench:
     """Makes and measures the variants of one model."""
 
     def __init__(
-        self, inputs: Mapping[str, Path], work: Path, config: Config, user_model: UserModel | None, prepared: Prepared
+        self, inputs: Mapping[str, Path], work: Path, config: Config, user_model: UserModel | None, source: Source
     ) -> None:
         self._inputs, self._work, self._config, self._user_model = inputs, work, config, user_model
-        self.prepared = prepared
+        self.source = source
 
     def row(self, variant: Variant) -> tuple[Row, bytes]:
         """Makes, measures and judges one variant; without content when it could not be made, for which the row has the reason."""
@@ -185,22 +193,28 @@ class _Bench:
         seconds = self._convert(variant, source, target)
         content = target.read_bytes()
         check_kernels(content, asked)
-        graph, saved_model = self._inputs.get("transform_graph"), self._inputs["model"] / SERVING_DIR
-        output = self.prepared.output
-        content = with_metadata(content, variant, self._config, output=output, saved_model=saved_model, transform_graph=graph)
+        content = with_metadata(
+            content,
+            variant,
+            self._config,
+            output=self.source.prepared.output,
+            saved_model=self._inputs["model"] / SERVING_DIR,
+            transform_graph=self._inputs.get("transform_graph"),
+            apart=self.source.apart,
+        )
         # What is measured is what is shipped.
         target.write_bytes(content)
         measured = self._measure(variant, target)
-        weights = self.prepared.graphs.float_weights_bytes
+        graphs = self.source.prepared.graphs
         return (
             Made(
                 sha256=hashlib.sha256(content).hexdigest(),
                 bytes=len(content),
                 gzip_bytes=len(gzip.compress(content, mtime=0)),
                 ratio=0.0,  # `_report` knows what to
-                ratio_to_weights=len(content) / weights if weights else None,
+                ratio_to_weights=len(content) / graphs.float_weights_bytes if graphs.float_weights_bytes else None,
                 conversion_seconds=seconds,
-                scales_and_shifts_left=scales_and_shifts_left(self.prepared.graphs.frozen, measured.ops),
+                scales_and_shifts_left=scales_and_shifts_left(graphs.frozen, measured.ops),
                 measured=measured,
                 kernels=read_kernels(content),
                 fine_tuned=tuned,
@@ -222,10 +236,11 @@ class _Bench:
             "user_model": self._user_model.model_dump(),
             **{key: str(self._inputs[key]) for key in OPTIONAL},
             "signature": self._config.signature,
-            "batch": _batch(self._config),
+            "batch": batch_of(self._config),
+            "inside": self.source.apart is None,
             "target": str(target),
         }
-        found = _isolated(FINE_TUNE, arguments, tuning.timeout_seconds, "fine-tuning failed")
+        found = isolated(FINE_TUNE, arguments, tuning.timeout_seconds, "fine-tuning failed")
         return target, tuple(Asked.model_validate(each) for each in found["asked"]), FineTuned.model_validate(found["fine_tuned"])
 
     def _convert(self, variant: Variant, source: Path, target: Path) -> float:
@@ -239,19 +254,22 @@ class _Bench:
             "target": str(target),
         }
         what = f"the conversion of signature {self._config.signature!r} to {variant.converted_as} TFLite failed"
-        return float(_isolated(CONVERT, arguments, self._config.timeout_seconds, what)["seconds"])
+        try:
+            return float(isolated(CONVERT, arguments, self._config.timeout_seconds, what)["seconds"])
+        except TflineError as error:
+            raise TflineError(f"{error}{self._hint()}" if NO_FORM in str(error) else str(error)) from error
 
     def _measure(self, variant: Variant, target: Path) -> Measured:
         arguments = {
             "tflite": str(target),
             "signature": self._config.signature,
-            "output": self.prepared.output,
-            "inputs": self.prepared.inputs,
-            "slices": self.prepared.slices,
+            "output": self.source.prepared.output,
+            "inputs": self.source.prepared.inputs,
+            "slices": self.source.prepared.slices,
             "folder": str(self._work),
             "latency_calls": self._config.latency_calls,
         }
-        found = _isolated(MEASURE, arguments, self._config.timeout_seconds, "running the .tflite failed")
+        found = isolated(MEASURE, arguments, self._config.timeout_seconds, "running the .tflite failed")
         measured = Measured.model_validate(found)
         if variables := sorted(set(measured.ops) & _VARIABLE_OPS):
             raise TflineError(f"the .tflite of signature {self._config.signature!r} is not frozen: it has {', '.join(variables)}")
@@ -259,41 +277,19 @@ class _Bench:
         if variant.converted_as == "int8_io" and measured.float_ops:
             raise TflineError(
                 f"the conversion of signature {self._config.signature!r} to int8 TFLite left ops in floating point: "
-                f"{', '.join(measured.float_ops)}; TFLite has no int8 kernel for them here: replace them in the model, or move "
-                "them out of the dense signature; the variant `int8`, with float edges, may have them"
+                f"{', '.join(measured.float_ops)}; TFLite has no int8 kernel for them here: replace them in the model, or take "
+                f"the variant `int8`, with float edges, which may have them{self._hint()}"
             )
         return measured
 
-
-def _prepare(inputs: Mapping[str, Path], folder: str, config: Config) -> Prepared:
-    asked = {
-        "signature", "output", "label", "train_split", "eval_split", "representative_examples", "seed", "batch_size",
-    }  # fmt: skip
-    # Each slicing once, those that only a gate is on included.
-    slices = dict.fromkeys(tuple(sorted(each)) for each in (*config.slices, *(tuple(gate.slice) for gate in config.gates.slices)))
-    arguments: dict[str, Any] = config.model_dump(include=asked) | {
-        "saved_model_dir": str(inputs["model"] / SERVING_DIR),
-        "examples_dir": str(inputs["examples"]),
-        "slices": list(slices),
-        "batch": _batch(config),
-        "folder": folder,
-    }
-    what = "reading the examples and running the float model failed"
-    return Prepared.model_validate(_isolated(PREPARE, arguments, config.timeout_seconds, what))
+    def _hint(self) -> str:
+        """What else helps where it may be the transform that TFLite has no form for."""
+        inside = "transform_graph" in self._inputs and self.source.apart is None
+        return "; where the transform has them, set optimize.features: transformed" if inside else ""
 
 
-def _isolated(function: str, arguments: dict[str, Any], timeout_seconds: float, failed: str) -> Any:
-    try:
-        return run_isolated(function, arguments, timeout_seconds=timeout_seconds, fork=True)
-    except IsolatedError as error:
-        raise TflineError(f"{failed}: {error}") from error
-
-
-def _batch(config: Config) -> int | None:
-    return 1 if config.batch == "one" else None
-
-
-def _report(saved_model: Path, prepared: Prepared, rows: Sequence[Row], config: Config) -> Report:
+def _report(saved_model: Path, source: Source, rows: Sequence[Row], config: Config) -> Report:
+    prepared, apart = source
     sizes = {path.relative_to(saved_model): path.stat().st_size for path in saved_model.rglob("*") if path.is_file()}
     total, weights = sum(sizes.values()), prepared.graphs.float_weights_bytes
     made = [row for row in rows if row.made]
@@ -303,6 +299,8 @@ def _report(saved_model: Path, prepared: Prepared, rows: Sequence[Row], config: 
     return Report(
         signature=config.signature,
         output=prepared.output,
+        features="transformed" if apart else "raw",
+        why_transformed=apart.reason if apart else "",
         float_model=FloatModel(
             saved_model_pb_bytes=sizes[Path("saved_model.pb")],
             variables_bytes=sum(size for path, size in sizes.items() if path.parts[0] == "variables"),
@@ -336,6 +334,14 @@ def _publish(target: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    staging.replace(target)
+
+
+def _publish_folder(source: Path, target: Path) -> None:
+    """The same of a folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copytree(source, staging)
     staging.replace(target)
 
 

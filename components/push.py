@@ -11,6 +11,7 @@ one rename (serving/store.py).
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.canaries import canaries
 from components.errors import GateRefused, TflineError
-from components.layout import SERVING_DIR, WARMUP_FILE
+from components.layout import HOST_DIR, SERVING_DIR, WARMUP_FILE
 from components.records import Pushed
 from components.summary import SUMMARY_FILE, Summary
 from serving.fleet_config import FleetConfig
@@ -135,7 +136,7 @@ def _publish(inputs: Mapping[str, Path], config: Config, metadata: Mapping[str, 
 
 
 def _stamped(artifact: Path, number: int, folder: Path) -> Path:
-    """A folder with the TFLite file, the version's number in its metadata."""
+    """A folder with the TFLite file, the version's number in its metadata, and the host's transform, if there is one."""
     from serving.tflite_metadata import read_metadata, write_metadata
 
     if folder.exists():
@@ -146,6 +147,8 @@ def _stamped(artifact: Path, number: int, folder: Path) -> Path:
     if found is not None:
         content = write_metadata(content, found.model_copy(update={"model_version": str(number)}))
     (folder / TFLITE_FILE).write_bytes(content)
+    if (artifact / HOST_DIR).is_dir():
+        shutil.copytree(artifact / HOST_DIR, folder / HOST_DIR)
     return folder
 
 

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from components.errors import TflineError
 
+NO_FORM = "these ops have no TFLite form"
+
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -50,7 +52,8 @@ def convert(
     try:
         content = converter.convert()
     except ConverterError as error:
-        raise TflineError(_message(error)) from None
+        said = message_of(error)
+        raise TflineError(f"{said}; keep them out of the signature" if said.startswith(NO_FORM) else said) from None
     Path(target).write_bytes(content)
     return {"seconds": time.monotonic() - started}
 
@@ -79,11 +82,11 @@ def _one_by_one(arrays: Arrays) -> Iterator[Arrays]:
         yield {name: value[index : index + 1] for name, value in arrays.items()}
 
 
-def _message(error: Exception) -> str:
-    """The converter prints pages; its users need the names of the ops that have no TFLite form."""
+def message_of(error: Exception) -> str:
+    """What the converter says in a line: it prints pages; its users need the names of the ops that have no TFLite form."""
     ops = sorted(set(re.findall(r"'tf\.(\w+)' op is neither a custom op nor a flex op", str(error))))
     if ops:
-        return f"these ops have no TFLite form: {', '.join(ops)}; keep them out of the dense signature"
+        return f"{NO_FORM}: {', '.join(ops)}"
     # Before what is wrong with an op stands the whole chain of calls that lead to it.
     if found := re.search(r"'tf\.\w+' op .*", str(error)):
         return found.group()

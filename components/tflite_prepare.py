@@ -6,6 +6,9 @@
     eval-00000.npz, eval-00001.npz   the whole eval split in batches: inputs, labels, the float model's outputs, slices
     convertible/                     the signature with a fixed batch dimension, as a SavedModel for the converter
 
+Of a model that was taken apart (`host_transform`), inputs are what the host's transform makes of the examples, while the float
+model answers the raw ones: what is compared is all that a device will do.
+
 Arrays travel as .npz without pickle, one file a batch, so that neither side ever holds a whole split.
 """
 
@@ -21,8 +24,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from components.errors import TflineError
+from components.golden_examples import densified
 from components.graph_counts import GraphCounts, count_graphs
+from components.host_transform import CORE_DIR, parsing_spec, write_examples
+from components.layout import HOST_DIR
 from components.tflite_signature import export_batched, inputs_of, keywords_of, output_of, signature_of, takes_one
+from serving.tflite_host import HostTransform
+from serving.tflite_metadata import TensorInfo
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -45,6 +53,7 @@ class Prepared(BaseModel):
         output: The output that is compared.
         slices: Names of the slices that occur, "feature:value", crossed ones joined by a comma.
         graphs: Freezing and folding, counted.
+        raw_inputs: What the host's transform takes; none for a model whose transform is inside.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +65,7 @@ class Prepared(BaseModel):
     batches: int
     slices: tuple[str, ...]
     graphs: GraphCounts
+    raw_inputs: tuple[TensorInfo, ...] = ()
 
 
 def prepare(  # noqa: PLR0913  (arguments of another process: flat and JSON)
@@ -72,6 +82,7 @@ def prepare(  # noqa: PLR0913  (arguments of another process: flat and JSON)
     representative_examples: int,
     seed: int,
     batch_size: int,
+    apart: bool,
     folder: str,
 ) -> dict[str, Any]:
     """Counts the signature, draws the calibration examples and runs the float model over the eval split.
@@ -89,6 +100,7 @@ def prepare(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         representative_examples: How many are drawn; all of them when the split has fewer.
         seed: Of the draw.
         batch_size: Examples a call of the float model.
+        apart: Whether `host_transform.take_apart` wrote its SavedModels into the folder.
         folder: Where the files go; exists.
 
     Returns:
@@ -102,17 +114,22 @@ def prepare(  # noqa: PLR0913  (arguments of another process: flat and JSON)
 
     loaded = tf.saved_model.load(saved_model_dir)  # the signature's variables live as long as this object does
     function = signature_of(loaded, signature)
-    specs = inputs_of(function, signature)
+    converted = tf.saved_model.load(str(Path(folder, CORE_DIR))) if apart else loaded
+    specs = inputs_of(signature_of(converted, signature), signature)
+    host = HostTransform(Path(folder, HOST_DIR)) if apart else None
     chosen = output_of(function, signature, output)
-    if label in specs:
+    if label in (host.specs if host else specs):
         raise TflineError(
             f"the label {label!r} is an input of signature {signature!r}: a model that is told the answer cannot be judged"
         )
-    graphs = count_graphs(function, signature)
-    spec = {name: tf.io.FixedLenFeature(tensor.shape[1:], _parsed_as(tensor.dtype)) for name, tensor in specs.items()}
+    graphs = count_graphs(signature_of(converted, signature), signature)
+    fixed = {name: tf.io.FixedLenFeature(tensor.shape[1:], _parsed_as(tensor.dtype)) for name, tensor in specs.items()}
+    spec = parsing_spec(host) if host else fixed
 
     drawn = _draw(_records(examples_dir, train_split), representative_examples, seed)
-    _save(Path(folder, "representative.npz"), _features(_parse(drawn, spec, train_split), specs, train_split, calibration=True))
+    calibration = _parse(drawn, spec, train_split)
+    calibration = host(calibration) if host else calibration
+    _save(Path(folder, "representative.npz"), _features(calibration, specs, train_split, calibration=True))
 
     slicer = _Slicer(slices)
     keywords = keywords_of(function)
@@ -122,14 +139,18 @@ def prepare(  # noqa: PLR0913  (arguments of another process: flat and JSON)
             spec[label] = tf.io.FixedLenFeature([], _label_type(serialized[0], label, eval_split))
         parsed = _parse(serialized, spec, eval_split)
         labels = parsed.pop(label)
-        inputs = _features(parsed, specs, eval_split, calibration=False)
-        answer = function(**{keywords[name]: tf.constant(value) for name, value in inputs.items()})[chosen].numpy()
+        inputs = _features(host(parsed) if host else parsed, specs, eval_split, calibration=False)
+        given = parsed if host else inputs
+        answered = function(**{keywords[name]: tf.constant(value) for name, value in given.items()})
+        answer = answered[chosen].numpy()
         _check_answer(answer, chosen, signature, eval_split)
         arrays = {f"input_{index}": inputs[name] for index, name in enumerate(specs)}
         arrays |= {"label": labels.astype(np.float64), "expected": answer, **slicer(serialized)}
         _save(Path(folder, f"eval-{batches:05d}.npz"), arrays)
+        if host and not batches:
+            write_examples(Path(folder, HOST_DIR), parsed, inputs, {name: value.numpy() for name, value in answered.items()})
         count, batches = count + len(serialized), batches + 1
-    export_batched(loaded, signature, batch, str(Path(folder, CONVERTIBLE)))
+    export_batched(converted, signature, batch, str(Path(folder, CONVERTIBLE)))
     return Prepared(
         inputs=tuple(specs),
         output=chosen,
@@ -138,6 +159,7 @@ def prepare(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         batches=batches,
         slices=tuple(slicer.names),
         graphs=graphs,
+        raw_inputs=host.raw_inputs if host else (),
     ).model_dump()
 
 
@@ -266,7 +288,8 @@ def _parse(serialized: list[bytes], spec: Mapping[str, Any], split: str) -> Arra
     import tensorflow as tf
 
     try:
-        return {name: value.numpy() for name, value in tf.io.parse_example(serialized, dict(spec)).items()}
+        parsed = densified(tf.io.parse_example(serialized, dict(spec)))
+        return {name: value.numpy() for name, value in parsed.items()}
     except tf.errors.InvalidArgumentError as error:
         raise TflineError(_parse_message(serialized, spec, split) or f"the {split} split: {error.message}") from None
 
@@ -283,10 +306,14 @@ def _parse_message(serialized: list[bytes], spec: Mapping[str, Any], split: str)
             return f"the {split} split has a record that is not a tf.Example"
         for name, wanted in spec.items():
             kind = features[name].WhichOneof("kind") if name in features else None
+            if kind is None and not isinstance(wanted, tf.io.FixedLenFeature):
+                continue
             if kind is None:
                 return f"an example of the {split} split has no feature {name!r}; it has {sorted(set(features) - {name})}"
             if kind != _KINDS[wanted.dtype.name]:
                 return f"feature {name!r} of the {split} split is a {kind}; the signature needs a {_KINDS[wanted.dtype.name]}"
+            if not isinstance(wanted, tf.io.FixedLenFeature):
+                continue
             came, size = len(getattr(features[name], kind).value), int(np.prod(wanted.shape))
             if came != size:
                 return f"feature {name!r} of the {split} split has {came} values; the signature needs {size}"

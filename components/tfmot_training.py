@@ -42,6 +42,7 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
     transform_graph: str,
     signature: str,
     batch: int | None,
+    inside: bool,
     target: str,
 ) -> dict[str, Any]:
     """Trains a variant from the float model's weights.
@@ -55,6 +56,7 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         transform_graph: TransformGraph artifact.
         signature: Key of the signature to save.
         batch: Examples a call of it; None leaves the dimension open.
+        inside: Whether the transform is part of it; without, it takes transformed features.
         target: The SavedModel's folder to write.
 
     Returns:
@@ -90,7 +92,10 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         _load(compiled, Path(model_run, "best.weights.h5"))
     rate = tuning.learning_rate or _rate_of(compiled.optimizer) * tuning.learning_rate_factor
     model, done, losses = _train(compiled, chosen, tuning, data, strategy, rate)
-    _save(model, compiled.output_names, output, data.label, signature, batch, target)
+    if inside:
+        _save(model, compiled.output_names, output, data.label, signature, batch, target)
+    else:
+        _save_core(model, compiled.output_names, data, signature, batch, target)
     wrapped = {step.technique: step.wrapped for step in done}
     nothing: frozenset[str] = frozenset()
     asked = asked_of(_plain(compiled), chosen, wrapped.get("pruning", nothing), wrapped.get("clustering", nothing))
@@ -234,15 +239,35 @@ def _save(model: Any, names: list[str], transform: Any, label: str, signature: s
     # AutoGraph would rewrite the source of TFT, whose conditions are all Python's own.
     transformed = tf.autograph.experimental.do_not_convert(layer)
     raw_spec = {name: feature for name, feature in transform.raw_feature_spec().items() if name != label}
-    inputs = [tensor.name for tensor in model.inputs]
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
-        ready = transformed(as_features(features, raw_spec))
-        given = model([ready[name] for name in inputs] if len(inputs) > 1 else ready[inputs[0]], training=False)
-        return dict(zip(names, given if isinstance(given, list | tuple) else [given], strict=True))
+        return _called(model, names, transformed(as_features(features, raw_spec)))
 
     module = tf.Module()
     module.model, module.transform = model, layer
-    shapes = {name: tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype, name=name) for name, spec in dense_spec(raw_spec).items()}
+    _write(module, answer, dense_spec(raw_spec), signature, batch, target)
+
+
+def _save_core(model: Any, names: list[str], data: _Data, signature: str, batch: int | None, target: str) -> None:
+    """As `_save`, of the model alone: it takes transformed features."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.model = model
+    spec = {name: feature for name, feature in data.spec.items() if name != data.label}
+    _write(module, lambda features: _called(model, names, features), dense_spec(spec), signature, batch, target)
+
+
+def _called(model: Any, names: list[str], ready: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs by name; wrapping and cloning gave the model lists for what the user's has by name."""
+    inputs = [tensor.name for tensor in model.inputs]
+    given = model([ready[name] for name in inputs] if len(inputs) > 1 else ready[inputs[0]], training=False)
+    return dict(zip(names, given if isinstance(given, list | tuple) else [given], strict=True))
+
+
+def _write(module: Any, answer: Any, specs: Mapping[str, Any], signature: str, batch: int | None, target: str) -> None:
+    import tensorflow as tf
+
+    shapes = {name: tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype, name=name) for name, spec in specs.items()}
     module.answer = tf.function(answer, input_signature=[shapes])
     tf.saved_model.save(module, target, signatures={signature: module.answer})

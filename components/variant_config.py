@@ -204,6 +204,8 @@ class Config(BaseModel):
         select: Which of those that pass the gates is shipped.
         gates: What each has to keep to.
         fine_tune: How those that are trained on are.
+        features: What the .tflite takes: "raw" features, the transform inside; "transformed" ones, the transform beside the file
+            for the host to apply; "auto" is raw where TFLite can hold the transform.
         signature: Key of the signature that takes dense tensors; one that parses tf.Examples converts to a file that fails.
         output: The signature's output that is compared with the label; None when it has one.
         model: The model's name, for the file's metadata; the pipeline's unless set.
@@ -227,6 +229,7 @@ class Config(BaseModel):
     select: Select = "smallest"
     gates: Gates = Gates()
     fine_tune: FineTune = FineTune()
+    features: Literal["auto", "raw", "transformed"] = "auto"
     signature: str = Field(default="dense", min_length=1)
     output: str | None = None
     model: str = Field(default="model", min_length=1)

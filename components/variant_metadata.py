@@ -4,17 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import TflineError
+from components.layout import HOST_DIR
 from components.variant_config import Config, Variant
 from serving.store import tree_digest
 from serving.tflite_graph import signature_of
-from serving.tflite_metadata import TFLiteMetadata, Transform, write_metadata
+from serving.tflite_metadata import TensorInfo, TFLiteMetadata, Transform, write_metadata
+
+
+class Apart(BaseModel):
+    """A transform that is not inside of the .tflite.
+
+    Attributes:
+        reason: Why not.
+        raw_inputs: What it takes.
+        digest: SHA-256 of its folder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str
+    raw_inputs: tuple[TensorInfo, ...]
+    digest: str
 
 
 def with_metadata(
-    content: bytes, variant: Variant, config: Config, *, output: str, saved_model: Path, transform_graph: Path | None
+    content: bytes,
+    variant: Variant,
+    config: Config,
+    *,
+    output: str,
+    saved_model: Path,
+    transform_graph: Path | None,
+    apart: Apart | None = None,
 ) -> bytes:
     """Puts metadata into a .tflite; read again by `serving.tflite_metadata.read_metadata`.
 
@@ -25,6 +49,7 @@ def with_metadata(
         output: The output that the labels are of.
         saved_model: What all variants were made from, also those that were trained on.
         transform_graph: The TransformGraph artifact whose graph is inside; None for a model without.
+        apart: For a model whose transform is not inside.
 
     Raises:
         TflineError: There are not as many labels as the output has values.
@@ -41,10 +66,24 @@ def with_metadata(
             outputs=signature.outputs,
             labels=config.labels,
             labels_of=output if config.labels else None,
-            # The examples' features go in as they are: `tflite_prepare` feeds them, and the transform is part of the graph.
-            features="raw",
-            transform=Transform(digest=tree_digest(transform_graph)) if transform_graph else None,
+            features="transformed" if apart else "raw",
+            transform=_transform(tree_digest(transform_graph), apart) if transform_graph else None,
         )
     except ValidationError as error:
         raise TflineError(f"optimize.labels: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
     return write_metadata(content, metadata)
+
+
+def _transform(digest: str, apart: Apart | None) -> Transform:
+    # A transform has no name but what it consists of.
+    short = digest[:12]
+    if apart is None:
+        return Transform(digest=digest, version=short)
+    return Transform(
+        digest=digest,
+        version=short,
+        host=HOST_DIR,
+        raw_inputs=apart.raw_inputs,
+        host_digest=apart.digest,
+        reason=apart.reason,
+    )

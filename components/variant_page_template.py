@@ -147,7 +147,8 @@ drawn at the lower edge, with its accuracy.</figcaption></figure>
 _GRAPH = """
 <h2 id="graph">Freezing and folding</h2>
 <p class="soft">How the model's graph became a file: from one that is trained to one that only answers. Counts are of the
-signature {{ report.signature }} and all functions that it calls.</p>
+signature {{ report.signature }} and all functions that it calls
+{{- ", without the transform, which is not part of the file" if report.features == "transformed" }}.</p>
 <div class="flow">
 {% for step in steps %}
 <div><h3>{{ loop.index }}. {{ step.title }}</h3><table>
@@ -245,6 +246,10 @@ _FILE = """
 </tbody></table></div>
 <dl>
 <dt>signature</dt><dd><code>{{ report.signature }}</code>, output <code>{{ report.output }}</code></dd>
+<dt>features</dt><dd>{% if report.features == "transformed" %}
+takes transformed features: the host applies the transform in <code>host_transform</code>, beside the file, first (not inside:
+{{ report.why_transformed }})
+{%- else %}takes raw features: what comes before the model is inside of the file{% endif %}</dd>
 <dt>ops</dt><dd>{% for op, times in best.measured.ops | dictsort %}{{ op }}{{ " x " ~ times if times > 1 }}
 {{- ", " if not loop.last }}{% endfor %}</dd>
 <dt>float ops left</dt><dd>{{ best.measured.float_ops | join(", ") or "none: every op computes with integers" }}</dd>

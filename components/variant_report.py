@@ -126,12 +126,16 @@ class Report(BaseModel):
     Attributes:
         chosen: The variant that `tflite` holds: the best that passes by the rule, or, when none passes, the best there is.
         output: The output that was compared.
+        features: What the files take; see `Config.features`.
+        why_transformed: Why the transform is not inside; "" when it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     signature: str
     output: str
+    features: Literal["raw", "transformed"] = "raw"
+    why_transformed: str = ""
     float_model: FloatModel
     rows: tuple[Row, ...]
     chosen: str

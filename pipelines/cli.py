@@ -187,7 +187,8 @@ def run_tflite(path: Path, given: Path, signature: str | None, output: str) -> N
     """Ask the .tflite FILE for its answers to the rows of a file, with ai-edge-litert.
 
     Rows are those of `tfline predict`, an .npz has an array an input. All values are real ones: what the file has as integers
-    with a scale and a zero point is quantized and dequantized for you. Answers go to standard output.
+    with a scale and a zero point is quantized and dequantized for you. Where the pipeline's transform lies beside the file,
+    rows of raw features go through it first, by TensorFlow. Answers go to standard output.
     """
     from pipelines.tflite_commands import run_tflite
 

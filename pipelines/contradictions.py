@@ -22,6 +22,11 @@ def refuse_contradictions(config: PipelineConfig, *, trains_itself: bool) -> Non
         useless = [key for key in ("train", "export") if key in config.model_fields_set]
         useless += [f"model.{key}" for key in ("hyperparameters",) if key in config.model.model_fields_set]
         kinds = dict.fromkeys(variant.kind for variant in config.optimize.chosen() if variant.trained) if config.optimize else {}
+        if config.optimize and config.optimize.features == "transformed":
+            problems.append(
+                f"optimize.features: {module} has a run_fn(fn_args), whose SavedModel is not taken apart; expected raw or auto, "
+                "which is raw there"
+            )
         problems += [
             f"optimize.variants: {kind} is fine-tuned from a model that build_model makes; {module} has a run_fn(fn_args), which "
             f"trains by itself; expected {', '.join(POST_TRAINING)}"

@@ -215,8 +215,12 @@ def _trained(
     # The data gate has no output that these read, yet nothing may be computed from data that it refuses.
     (made[0] if made else trained).add_upstream_node(checked)
     tuned = {} if code.trains_itself else dict(graph)
-    if config.optimize is not None and config.optimize.trains:
-        tuned |= {"model_run": trained.outputs["model_run"], "transformed_examples": examples}
+    if config.optimize is not None and not code.trains_itself:
+        # The model is put together again to be trained on, or to be without its transform.
+        if config.optimize.trains or config.optimize.features != "raw":
+            tuned["model_run"] = trained.outputs["model_run"]
+        if config.optimize.trains:
+            tuned["transformed_examples"] = examples
     return [*made, trained, answered], model, answered.outputs["golden"], tuned
 
 

@@ -163,9 +163,9 @@ def latencies(
 
     from serving.tflite_file import TFLiteFile, read_file
     from serving.tflite_graph import read_signatures, read_subgraphs
-    from serving.tflite_inputs import read_inputs
+    from serving.tflite_host import read_rows
     from serving.tflite_latency import measure
-    from serving.tflite_values import as_called
+    from serving.tflite_metadata import read_metadata
 
     try:
         content = read_file(Path(model))
@@ -173,8 +173,8 @@ def latencies(
         if given:
             file = TFLiteFile(content, model)
             signatures = read_signatures(file, read_subgraphs(file))
-            called = {key: as_called(each, model) for key, each in signatures.items()}
-            rows = read_inputs(Path(given), sys.stdin.buffer, called, signature)
+            about = read_metadata(content, model)
+            rows = read_rows(Path(model), about, signatures, Path(given), sys.stdin.buffer, signature)
             signature, arrays = rows.signature, rows.arrays
         measured = [
             measure(

@@ -14,7 +14,22 @@ STAGE = "optimize"
 
 
 def print_variants(stages: Mapping[str, StageRecord], console: Console) -> None:
-    """Prints the table, at most 80 columns wide, and under it why variants were refused or not made; nothing for a single one."""
+    """Prints the table, at most 80 columns wide, and under it why variants were refused or not made; nothing for a single one.
+
+    Where the files take transformed features, it says so, and why, also for a single one.
+    """
+    _print_table(stages, console)
+    reason = stages[STAGE].summary.params.get("why_transformed") if STAGE in stages else None
+    if reason:
+        console.print(
+            f"  The transform lies beside the .tflite, as host_transform, not inside: {reason}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def _print_table(stages: Mapping[str, StageRecord], console: Console) -> None:
     found = stages[STAGE].summary.tables.get("variants") if STAGE in stages else None
     if found is None or len(found.rows) < 2:
         return

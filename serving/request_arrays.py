@@ -102,7 +102,7 @@ def _column(values: Sequence[Any], tensor: Tensor, name: str, places: Sequence[s
         values = [_cell(value, tensor, f"{place}: {name}") for value, place in zip(values, places, strict=True)]
     row = None if tensor.shape is None else tensor.shape[1:]
     one = Tensor(tensor.dtype, row)
-    if row == (1,):
+    if row in ((1,), (None,)):  # a list of one value, or of any number of them, may be written as its one value
         values = [value if isinstance(value, list) else [value] for value in values]
     try:
         return _array(values, Tensor(tensor.dtype, None if row is None else (None, *row)), "")

@@ -13,9 +13,10 @@ from serving.answer_files import columns_json, rows, rows_csv, rows_json
 from serving.request_files import InputError
 from serving.tflite_call import TFLiteModel
 from serving.tflite_file import read_file
-from serving.tflite_inputs import Given, read_inputs
+from serving.tflite_host import read_rows
+from serving.tflite_inputs import Given
 from serving.tflite_metadata import TensorInfo, TFLiteMetadata
-from serving.tflite_values import Array, as_called, clipped, real_range
+from serving.tflite_values import Array, clipped, real_range
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def answer_file(model: Path, path: Path | None, stdin: BinaryIO, *, signature: s
         model: A .tflite.
         path: JSON, JSON lines, CSV or .npz with real values; None for standard input.
         stdin: Standard input.
-        signature: None for the one that the rows fit.
+        signature: None for the one that the rows fit; "raw" for raw features, where the transform lies beside the file.
         output: "json" or "csv".
 
     Returns:
@@ -45,17 +46,18 @@ def answer_file(model: Path, path: Path | None, stdin: BinaryIO, *, signature: s
     """
     loaded = TFLiteModel(read_file(model), str(model))
     wanted = features_wanted(loaded.metadata)
-    called = {key: as_called(each, str(model)) for key, each in loaded.signatures.items()}
     try:
-        given = read_inputs(path, stdin, called, signature)
+        given = read_rows(model, loaded.metadata, loaded.signatures, path, stdin, signature)
         chosen = loaded.signatures[given.signature]
         notes = [_check(info, given.arrays[info.name]) for info in chosen.inputs]
         outputs = _labelled(loaded(given.arrays, given.signature), loaded.metadata)
     except InputError as error:
         raise InputError(f"{error}\n{wanted}" if wanted else str(error)) from None
     if given.unused:
-        notes.append(f"not inputs of {given.signature}, left out: {', '.join(given.unused)}")
+        notes.append(f"not inputs of {given.transform or given.signature}, left out: {', '.join(given.unused)}")
     notes.append(f"signature {given.signature}")
+    if given.transform:
+        wanted = f"raw features, through {given.transform} from beside the file (TensorFlow)"
     return Answer(_text(given, outputs, output), tuple(note for note in (*notes, wanted) if note))
 
 

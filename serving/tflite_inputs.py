@@ -28,12 +28,14 @@ class Given:
         signature: The one that it fits, or that was chosen.
         arrays: By input [rows, …].
         unused: Columns of a CSV file that are no inputs.
+        transform: The folder of the transform that made the arrays of the file's rows; "" where none did.
     """
 
     form: str
     signature: str
     arrays: dict[str, Array]
     unused: tuple[str, ...] = ()
+    transform: str = ""
 
 
 def read_inputs(path: Path | None, stdin: BinaryIO, signatures: Mapping[str, Signature], wanted: str | None) -> Given:

@@ -73,9 +73,10 @@ class Transform(BaseModel):
     Attributes:
         digest: SHA-256 that changes when the transform does.
         version: What its makers call it.
-        host: None when it is inside of the .tflite, which then takes raw features. Else the name of the file beside the .tflite
-            that the host applies before it calls the model.
+        host: None when it is inside of the .tflite, which then takes raw features. Else the name of what lies beside
+            the .tflite and the host applies before it calls the model.
         raw_inputs: What the host's transform takes; with host only.
+        host_digest: SHA-256 of that folder (`serving.manifest.tree_digest`), so that a wrong one is noticed.
         reason: Why it is not inside: the ops that TFLite has no builtin for.
     """
 
@@ -85,6 +86,7 @@ class Transform(BaseModel):
     version: str | None = None
     host: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     raw_inputs: tuple[TensorInfo, ...] = ()
+    host_digest: _Digest | None = None
     reason: str | None = None
 
 

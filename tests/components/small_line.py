@@ -69,7 +69,8 @@ class Stone(keras.callbacks.Callback):
 
 def build_model(inputs, config):
     chosen = config.hyperparameters
-    parts = [inputs["x"], keras.layers.CategoryEncoding(4, output_mode="one_hot")(inputs["group"]), inputs["tags"]]
+    group = keras.layers.Flatten()(keras.layers.Embedding(4, 4)(inputs["group"]))
+    parts = [inputs["x"], group, inputs["tags"]]
     x = keras.layers.Dense(16, activation="relu")(keras.layers.Concatenate()(parts))
     label = keras.layers.Dense(3, activation="softmax", name="label_chances")(x)
     rest = keras.layers.Dense(1, name="rest")(x)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from components import isolate, optimize, tflite_evaluate
+from components import isolate, optimize, tflite_evaluate, variant_source
 from components.errors import TflineError
 from components.variant_config import Config, Gates, SliceGate
 from components.variant_page import render
@@ -49,7 +49,7 @@ def run_stage(tiny: Tiny, home: Path, config: Config, **replaced: Path) -> Ran:
 def in_this_process() -> Iterator[None]:
     """What the stage does in processes of their own, but for the tests of these: a process takes seconds to import TensorFlow."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimize, "run_isolated", call_here)
+        patch.setattr(variant_source, "run_isolated", call_here)
         yield
 
 
@@ -262,7 +262,7 @@ def converter(monkeypatch: pytest.MonkeyPatch, folder: Path, lines: str) -> None
         called = isolate.run_isolated if replaced else call_here
         return called("other_converter:convert" if replaced else function, arguments, **options)
 
-    monkeypatch.setattr(optimize, "run_isolated", run)
+    monkeypatch.setattr(variant_source, "run_isolated", run)
 
 
 def test_a_crash_of_the_converter_is_the_reason_of_its_row_and_fails_a_run_of_nothing_else(
@@ -284,7 +284,8 @@ def test_a_crash_of_the_converter_is_the_reason_of_its_row_and_fails_a_run_of_no
 
 def test_a_conversion_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converter(monkeypatch, tmp_path, "import time\ndef convert(**_): time.sleep(600)\n")
-    bench = optimize._Bench({}, tmp_path, CONFIG.model_copy(update={"timeout_seconds": 1.0}), None, None)  # type: ignore[arg-type]
+    config = CONFIG.model_copy(update={"timeout_seconds": 1.0})
+    bench = optimize._Bench({}, tmp_path, config, None, variant_source.Source(None))  # type: ignore[arg-type]
     row, _ = bench.row(CONFIG.chosen()[0])
     assert "took longer than 1 s and was stopped" in row.reason
 

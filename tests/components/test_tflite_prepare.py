@@ -30,6 +30,7 @@ def prepare(tiny: Tiny, examples: Path, folder: Path, **changes: Any) -> tflite_
         "representative_examples": 50,
         "seed": 0,
         "batch_size": 64,
+        "apart": False,
     } | changes
     folder.mkdir(exist_ok=True)
     saved = str(tiny.inputs["model"] / "Format-Serving")

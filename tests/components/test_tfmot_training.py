@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import isolate, optimize, tfmot_training
+from components import isolate, optimize, tfmot_training, variant_source
 from components.errors import TflineError
 from components.variant_config import Config, FineTune, Gates, Variant
 from components.variant_report import Made, Report
@@ -37,7 +37,7 @@ def report(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rep
     variants = tuple(Variant(name=name, **settings) for name, settings in VARIANTS.items())
     config = Config(label="digit", variants=variants, fine_tune=TUNING, gates=Gates(max_accuracy_drop=0.1), latency_calls=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimize, "run_isolated", call_here)
+        patch.setattr(variant_source, "run_isolated", call_here)
         yield optimize.optimize(tiny.inputs, folder / "model.tflite", folder, config, tiny.user_model())
 
 
@@ -125,6 +125,7 @@ def arguments(tiny: Tiny, folder: Path, variant: dict[str, Any], tuning: FineTun
         **{key: str(tiny.inputs[key]) for key in optimize.OPTIONAL},
         "signature": "dense",
         "batch": 1,
+        "inside": True,
         "target": str(folder / "saved"),
     }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +17,25 @@ from components.layout import STATISTICS_FILE, split_dir
 from pipelines.config import load_config
 from pipelines.trips import data
 from serving.store import VersionStore
+from serving.tflite_answers import answer_file
+from serving.tflite_call import TFLiteModel
+from serving.tflite_host import HostTransform
+from serving.tflite_metadata import read_metadata
 from tests.conftest import ROOT, Tfline
 
 pytestmark = pytest.mark.slow
 
 TRIPS = ROOT / "pipelines" / "trips"
-FEW = ("--set", "ingest.prepare.arguments.rows=4000", "--set", "train.epochs=15", "--set", "train.batch_size=32")
+FEW = (
+    "--set",
+    "ingest.prepare.arguments.rows=4000",
+    "--set",
+    "train.epochs=15",
+    "--set",
+    "train.batch_size=32",
+    "--set",
+    "optimize.variants=[float32, int8_io, {kind: qat, layers: able}]",
+)
 
 Trip = dict[str, Any]
 TRIP: Trip = {
@@ -101,17 +116,48 @@ def dense(trips: list[Trip]) -> dict[str, Any]:
     return {name: column(name) for name in TRIP}
 
 
-def test_every_stage_completes_and_the_model_is_pushed_without_tflite(trips: Tfline) -> None:
+def test_every_stage_completes_and_the_model_is_pushed(trips: Tfline) -> None:
     record, stages = trips.last()
     assert {stage.state for stage in stages.values()} == {"complete"}
-    assert {"train", "validate-model", "evaluate", "push"} <= set(stages)
-    assert "optimize" not in stages
+    assert {"train", "validate-model", "evaluate", "optimize", "push"} <= set(stages)
     assert record.pushed is not None
     assert (record.pushed.version, record.pushed.new) == (1, True)
     VersionStore(trips.home / "store", "trips").verify(1)
-    assert not (trips.home / "store-tflite" / "trips").exists()
     assert stages["evaluate"].summary.params["blessed"] == "True"
     assert stages["validate-data"].summary.headline == "no anomalies", "an empty field is none"
+
+
+def test_the_transform_lies_beside_the_tflite_file_and_both_are_pushed(trips: Tfline) -> None:
+    VersionStore(trips.home / "store-tflite", "trips").verify(1)
+    version = trips.home / "store-tflite" / "trips" / "1"
+    about = read_metadata((version / "model.tflite").read_bytes())
+    assert about is not None and about.transform is not None
+    assert (about.model_version, about.features, about.transform.host) == ("1", "transformed", "host_transform")
+    assert {info.name for info in about.transform.raw_inputs} == set(TRIP)
+    assert about.transform.reason is not None and "these ops have no TFLite form" in about.transform.reason
+    rows = io.BytesIO(json.dumps([TRIP, {**TRIP, "company": "Nova Cabs", "payment": "cash"}]).encode())
+    answer = answer_file(version / "model.tflite", None, rows, signature=None, output="json")
+    app, cash = (row["probability_label"] for row in json.loads(answer.text)["predictions"])
+    assert (app, cash) == ("yes", "no"), "payment by app speaks for a big tip, cash against it"
+
+
+def test_every_variant_is_made_and_loses_little(trips: Tfline) -> None:
+    rows = trips.last()[1]["optimize"].summary.tables["variants"].rows
+    assert [row[0] for row in rows] == ["float32", "int8_io", "qat"]
+    drop = {row[0]: row[5] for row in rows}
+    assert drop["float32"] == 0
+    assert abs(drop["int8_io"]) < 0.02 and abs(drop["qat"]) < 0.03
+
+
+def test_host_and_tflite_file_together_answer_what_the_model_answers(trips: Tfline, signatures: Any) -> None:
+    import numpy as np
+
+    folder = Path(trips.last()[1]["optimize"].outputs["report"][0], "variants")
+    cases = dense(list(CASES.values()))
+    host = HostTransform(folder / "host_transform")
+    ready = host({name: value.numpy() for name, value in cases.items()})
+    answers = TFLiteModel((folder / "float32.tflite").read_bytes())(ready)["probability"]
+    np.testing.assert_allclose(answers, signatures("dense", **cases), atol=1e-5)
 
 
 def test_the_model_is_better_than_guessing_and_no_better_than_possible(trips: Tfline) -> None:

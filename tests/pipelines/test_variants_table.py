@@ -12,9 +12,9 @@ from pipelines.variants_table import print_variants
 MADE = (412_345, 379_000, 1.0, 0.98765, 0.0, 1.0, 0.00012, 0.1, 1.23456, 12.5, 3_400_000, 7, 0.0, None)
 
 
-def printed(*rows: tuple[object, ...]) -> str:
+def printed(*rows: tuple[object, ...], **params: str) -> str:
     table = Table(columns=VARIANT_COLUMNS, rows=rows)
-    stages = {"optimize": StageRecord(stage="optimize", summary=Summary(tables={"variants": table}))}
+    stages = {"optimize": StageRecord(stage="optimize", summary=Summary(tables={"variants": table}, params=params))}
     stream = io.StringIO()
     print_variants(stages, Console(file=stream, width=80))
     return stream.getvalue()
@@ -37,6 +37,13 @@ def test_the_table_fits_80_columns_and_reasons_stand_below() -> None:
     assert table[2].rstrip().endswith("refused")
     assert table[3].split() == ["qat", "not", "made"]
     assert reasons == [f"  {long} refused: accuracy 0.9 is low; too slow", "  qat not made: layer x"]
+
+
+def test_where_the_transform_is_not_inside_it_says_so_and_why() -> None:
+    text = printed(("float32", *MADE, "chosen"), why_transformed="these ops have no TFLite form: UpperBound")
+    assert text == (
+        "  The transform lies beside the .tflite, as host_transform, not inside: these ops have no TFLite form: UpperBound\n"
+    )
 
 
 def test_a_single_variant_and_no_stage_print_nothing() -> None:

@@ -1,0 +1,278 @@
+"""A transform that TFLite cannot hold, beside the .tflite: found out, taken apart, shipped, and applied by a host."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from components import host_transform, isolate, optimize, push, variant_source
+from components.errors import TflineError
+from components.layout import HOST_DIR
+from components.model import UserModel
+from components.variant_config import Config, FineTune, Gates, Variant
+from components.variant_page import render
+from components.variant_report import Report
+from serving.request_files import InputError
+from serving.store import tree_digest
+from serving.tflite_answers import answer_file
+from serving.tflite_call import TFLiteModel
+from serving.tflite_file import TFLiteFileError
+from serving.tflite_metadata import TFLiteMetadata, read_metadata
+from tests.components.tiny_net import Tiny, call_here
+
+pytestmark = pytest.mark.slow
+
+CONFIG = Config(
+    label="label",
+    labels=("none", "one", "both"),
+    variants=("float32", "dynamic", "int8", Variant(kind="pruned", sparsity=0.5)),
+    fine_tune=FineTune(epochs=1, batch_size=64),
+    gates=Gates(max_accuracy_drop=0.1),
+    slices=(("group",),),
+    select="most_accurate",
+    latency_calls=5,
+)
+
+
+class Shipped(NamedTuple):
+    report: Report
+    tflite: Path
+    folder: Path
+
+    @property
+    def about(self) -> TFLiteMetadata:
+        found = read_metadata(self.tflite.read_bytes())
+        assert found is not None
+        return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variant_source, "run_isolated", call_here)
+        yield
+
+
+@pytest.fixture(scope="module")
+def inputs(exported: Mapping[str, Path], raw: Path, model_run: Path, transformed: Mapping[str, Path]) -> Mapping[str, Path]:
+    return {"model": exported["model"], "examples": raw, "model_run": model_run, **transformed}
+
+
+@pytest.fixture(scope="module")
+def shipped(
+    inputs: Mapping[str, Path], user_model: Callable[..., UserModel], tmp_path_factory: pytest.TempPathFactory
+) -> Shipped:
+    """The stage on a model with a vocabulary and a feature of no fixed length."""
+    home = tmp_path_factory.mktemp("shipped")
+    outputs = {"tflite": home / "tflite", "report": home / "report"}
+    for folder in outputs.values():
+        folder.mkdir()
+    optimize.run(inputs, outputs, CONFIG, user_model())
+    report = Report.model_validate_json((outputs["report"] / "report.json").read_text(encoding="utf-8"))
+    return Shipped(report, outputs["tflite"] / "model.tflite", home)
+
+
+def asked(model: Path, rows: Any, **options: Any) -> tuple[Any, tuple[str, ...]]:
+    """What `tfline tflite run` answers to rows of JSON, and what it says beside."""
+    given = io.BytesIO(json.dumps(rows).encode())
+    found = answer_file(model, None, given, **{"signature": None, "output": "json", **options})
+    return json.loads(found.text)["predictions"], found.notes
+
+
+def examples(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    found: list[dict[str, dict[str, Any]]] = json.loads((folder / HOST_DIR / "examples.json").read_text(encoding="utf-8"))
+    return found
+
+
+def float_answers(exported: Mapping[str, Path], **rows: Any) -> Any:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(exported["model"] / "Format-Serving"))
+    given = {name: tf.constant(value) for name, value in rows.items()}
+    return loaded.signatures["dense"](**given)["label_chances"].numpy()
+
+
+def test_the_file_says_what_it_takes_and_what_has_to_come_before(shipped: Shipped) -> None:
+    about = shipped.about
+    assert about.features == shipped.report.features == "transformed"
+    assert {info.name: info.dtype for info in about.inputs} == {"group": "int64", "tags": "float32", "x": "float32"}
+    assert about.transform is not None
+    assert about.transform.host == HOST_DIR
+    assert about.transform.version == about.transform.digest[:12]
+    assert about.transform.host_digest == tree_digest(shipped.tflite.parent / HOST_DIR)
+    raw = {info.name: (info.dtype, info.shape) for info in about.transform.raw_inputs}
+    assert raw == {"group": ("string", (-1, 1)), "tags": ("int64", (-1, -1)), "x": ("float32", (-1, 4))}
+    assert about.transform.reason == shipped.report.why_transformed
+    assert about.transform.reason is not None and about.transform.reason.startswith("tags of no fixed length")
+    assert "takes transformed features" in render(shipped.report)
+    assert optimize.summarise({"report": [str(shipped.folder / "report")]}).params["features"] == "transformed"
+
+
+def test_every_variant_has_the_transform_beside_it_and_nothing_is_left_half_written(shipped: Shipped) -> None:
+    variants = shipped.folder / "report" / "variants"
+    names = {f"{row.name}.tflite" for row in shipped.report.rows}
+    assert len(names) == 4 and all(row.made for row in shipped.report.rows), shipped.report.rows
+    assert {path.name for path in variants.iterdir()} == names | {HOST_DIR}
+    assert {path.name for path in shipped.tflite.parent.iterdir()} == {"model.tflite", HOST_DIR}
+    assert tree_digest(variants / HOST_DIR) == tree_digest(shipped.tflite.parent / HOST_DIR)
+
+
+def test_host_and_file_answer_together_what_the_float_model_answers(shipped: Shipped, exported: Mapping[str, Path]) -> None:
+    variant = shipped.folder / "report" / "variants" / "float32.tflite"
+    rows = [
+        {"x": [1.0, 5.0, 2.0, 7.5], "group": "green", "tags": [2, 1]},
+        {"x": [7.0, 6.0, 0.0, 0.0], "group": "red", "tags": [0, np.iinfo(np.int64).min]},
+        {"x": [0.5, 0.5, 8.0, 3.0], "group": "blue", "tags": [np.iinfo(np.int64).min] * 2},
+    ]
+    wanted = float_answers(
+        exported,
+        x=np.array([row["x"] for row in rows], np.float32),
+        group=np.array([[row["group"]] for row in rows]),
+        tags=np.array([row["tags"] for row in rows]),
+    )
+    answers, notes = asked(variant, rows)
+    np.testing.assert_allclose([row["label_chances"] for row in answers], wanted, atol=1e-5)
+    assert [row["label_chances_label"] for row in answers] == [("none", "one", "both")[best] for best in wanted.argmax(axis=1)]
+    assert notes == ("signature dense", "raw features, through host_transform from beside the file (TensorFlow)")
+    # Beside the one with float weights: what the report says of each was measured behind the same transform.
+    assert all(row.made and row.made.measured.comparison.accuracy_float > 0.6 for row in shipped.report.rows)
+    plain = shipped.report.row("float32").made
+    assert plain is not None
+    assert plain.measured.comparison.accuracy_drop == 0
+    assert plain.measured.comparison.max_difference < 1e-5
+    assert {row[0] for row in plain.measured.comparison.slices.rows} == {"group:red", "group:green", "group:blue"}
+
+
+def test_the_examples_hold_what_a_port_of_the_transform_has_to_give(shipped: Shipped, exported: Mapping[str, Path]) -> None:
+    found = examples(shipped.tflite.parent)
+    assert len(found) == 5
+    raw, ready, outputs = ([row[kind] for row in found] for kind in ("raw", "transformed", "outputs"))
+    variant = shipped.folder / "report" / "variants" / "float32.tflite"
+    wanted = [row["label_chances"] for row in outputs]
+    np.testing.assert_allclose([row["label_chances"] for row in asked(variant, raw, signature="raw")[0]], wanted, atol=1e-5)
+    np.testing.assert_allclose([row["label_chances"] for row in asked(variant, ready, signature="dense")[0]], wanted, atol=1e-5)
+    tags = [[tag for tag in row["tags"] if tag > np.iinfo(np.int64).min] for row in raw]
+    assert [row["tags"] for row in ready] == [[len(each), sum(each)] for each in tags]
+    alike = float_answers(
+        exported,
+        x=np.array([row["x"] for row in raw], np.float32),
+        group=np.array([row["group"] for row in raw]),
+        tags=np.array([row["tags"] for row in raw]),
+    )
+    np.testing.assert_allclose(wanted, alike, atol=1e-5)
+
+
+def test_another_transform_beside_the_file_is_noticed_and_none_is_said(shipped: Shipped, tmp_path: Path) -> None:
+    row = {"x": [1.0, 2.0, 3.0, 4.0], "group": "red", "tags": [1]}
+    model = tmp_path / "model.tflite"
+    shutil.copy(shipped.tflite, model)
+    with pytest.raises(InputError, match=r"(?s)got x.*apply host_transform from beside the file first, which makes them of"):
+        asked(model, [{**row, "weather": 1}])
+    with pytest.raises(InputError, match=r"expected a signature of the model \(dense\), got raw"):
+        asked(model, [row], signature="raw")
+    shutil.copytree(shipped.tflite.parent / HOST_DIR, tmp_path / HOST_DIR)
+    (tmp_path / HOST_DIR / "examples.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(TFLiteFileError, match=r"not the transform that .*model.tflite was made with.*from the same version"):
+        asked(model, [row], signature="raw")
+
+
+def test_a_transform_that_cannot_be_loaded_or_fails_is_an_error_in_a_line(shipped: Shipped, tmp_path: Path) -> None:
+    from serving.tflite_host import HostTransform
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TFLiteFileError, match=r"empty: no transform that TensorFlow can load: "):
+        HostTransform(tmp_path / "empty")
+    host = HostTransform(shipped.tflite.parent / HOST_DIR)
+    with pytest.raises(InputError, match=r"the transform fails on these rows: "):
+        host({"x": np.zeros((2, 3), np.float32), "group": np.array([["red"]] * 2), "tags": np.zeros((2, 1), np.int64)})
+
+
+def test_a_push_takes_the_transform_along(shipped: Shipped, tmp_path: Path) -> None:
+    made = push._stamped(shipped.tflite.parent, 7, tmp_path / "made")
+    assert {path.name for path in made.iterdir()} == {"model.tflite", HOST_DIR}
+    about = read_metadata((made / "model.tflite").read_bytes())
+    assert about is not None
+    assert (about.model_version, about.transform) == ("7", shipped.about.transform)
+    assert asked(made / "model.tflite", [row["raw"] for row in examples(made)], signature="raw")[0]
+
+
+def test_a_transform_that_tflite_can_hold_goes_inside_unless_told_otherwise(tiny: Tiny, tmp_path: Path) -> None:
+    said = host_transform.why_not_inside(
+        transform_graph=str(tiny.inputs["transform_graph"]),
+        label="digit",
+        examples=str(tiny.inputs["examples"]),
+        split="eval",
+        batch=1,
+    )
+    assert said == ""
+    config = Config(
+        label="digit", variants=("int8_io",), features="transformed", gates=Gates(max_accuracy_drop=0.05), latency_calls=5
+    )
+    report = optimize.optimize(tiny.inputs, tmp_path / "model.tflite", tmp_path, config, tiny.user_model())
+    assert report.features == "transformed"
+    model = TFLiteModel((tmp_path / "model.tflite").read_bytes())
+    pixels = tiny.images[-20:]
+    given = model({"image": pixels / 16})["probabilities"]
+    assert (given.argmax(axis=1) == tiny.answer(pixels).argmax(axis=1)).mean() >= 0.9
+    assert model.metadata is not None and model.metadata.transform is not None
+    assert model.metadata.transform.reason == "optimize.features is transformed"
+
+
+def test_a_transform_whose_ops_tflite_computes_differently_stays_outside(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_transform, "_run", lambda _content, raw: {"image": raw["image"].numpy() / 16 + 0.01})
+    said = host_transform.why_not_inside(
+        transform_graph=str(tiny.inputs["transform_graph"]),
+        label="digit",
+        examples=str(tiny.inputs["examples"]),
+        split="eval",
+        batch=1,
+    )
+    assert said == "TFLite computes something else for image"
+
+
+def test_a_converter_that_crashes_on_the_transform_is_a_reason(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(function: str, arguments: dict[str, Any], **options: Any) -> Any:
+        if function == variant_source.WHY_NOT_INSIDE:
+            return isolate.run_isolated("tests.components.test_host_transform:crash", {}, timeout_seconds=60)
+        return call_here(function, arguments, **options)
+
+    monkeypatch.setattr(variant_source, "run_isolated", run)
+    config = Config(label="digit", variants=("dynamic",), gates=Gates(max_accuracy_drop=0.05), latency_calls=5)
+    report = optimize.optimize(tiny.inputs, tmp_path / "model.tflite", tmp_path, config, tiny.user_model())
+    assert report.features == "transformed"
+    assert report.why_transformed.startswith("converting it fails: ") and "SIGABRT" in report.why_transformed
+
+
+def crash() -> None:
+    """A converter that ends its process."""
+    os.abort()
+
+
+def test_a_model_that_trained_itself_is_not_taken_apart(tiny: Tiny, tmp_path: Path) -> None:
+    config = Config(label="digit", variants=("dynamic",), features="transformed")
+    alone = {key: tiny.inputs[key] for key in ("model", "examples")}
+    with pytest.raises(TflineError, match=r"optimize.features is transformed, but there is no model_run and no transform_graph"):
+        optimize.optimize(alone, tmp_path / "model.tflite", tmp_path, config, tiny.user_model())
+    auto = config.model_copy(update={"features": "auto", "gates": Gates(max_accuracy_drop=0.05)})
+    assert optimize.optimize(alone, tmp_path / "model.tflite", tmp_path, auto).features == "raw"
+
+
+def test_weights_of_another_model_are_named(
+    inputs: Mapping[str, Path], user_model: Callable[..., UserModel], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "best.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(TflineError, match=r"taking the model and its transform apart .* do not fit the model that build_model"):
+        optimize.optimize({**inputs, "model_run": run}, tmp_path / "model.tflite", tmp_path, CONFIG, user_model())
+    assert not list(tmp_path.glob("*.tflite"))
