@@ -124,8 +124,8 @@ def test_signatures_and_variables(exported: Stage) -> None:
         "dense": {"x": ("float32", [None, 4]), "group": ("string", [None, 1]), "tags": ("int64", [None, None])},
     }
     variables = {name: shape for name, shape in tf.train.list_variables(f"{folder}/variables/variables") if shape}
-    # Two layers that are trained, of which one output is not in the model: kernels and biases, and no slot of Adam's.
-    assert sorted(variables.values()) == [[3], [10, 16], [16], [16, 3]]
+    # The groups' table and two layers that are trained, of which one output is not in the model, and no slot of Adam's.
+    assert sorted(variables.values()) == [[3], [4, 4], [10, 16], [16], [16, 3]]
     assert not [name for name in variables if "optimizer" in name.lower() or "adam" in name.lower()]
 
 

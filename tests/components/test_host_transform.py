@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,7 @@ from serving.tflite_call import TFLiteModel
 from serving.tflite_file import TFLiteFileError
 from serving.tflite_metadata import TFLiteMetadata, read_metadata
 from tests.components.tiny_net import Tiny, call_here
+from tests.serving.test_tflite_docs import HOST, block
 
 pytestmark = pytest.mark.slow
 
@@ -168,6 +172,26 @@ def test_the_examples_hold_what_a_port_of_the_transform_has_to_give(shipped: Shi
         tags=np.array([row["tags"] for row in raw]),
     )
     np.testing.assert_allclose(wanted, alike, atol=1e-5)
+
+
+def test_the_program_of_the_docs_applies_it_and_would_notice_a_wrong_port(shipped: Shipped, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(block("python", HOST), encoding="utf-8")
+    shutil.copytree(shipped.tflite.parent / HOST_DIR, tmp_path / HOST_DIR)
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert [ast.literal_eval(line)["tags"] for line in done.stdout.splitlines()] == [
+        row["transformed"]["tags"] for row in examples(tmp_path)
+    ]
+    file = tmp_path / HOST_DIR / "examples.json"
+    rows = examples(tmp_path)
+    rows[0]["transformed"]["x"][0] += 0.01
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    wrong = run()
+    assert wrong.returncode == 1 and "Not equal to tolerance" in wrong.stderr
 
 
 def test_another_transform_beside_the_file_is_noticed_and_none_is_said(shipped: Shipped, tmp_path: Path) -> None:

@@ -289,8 +289,8 @@ def test_summary(model_run: Path) -> None:
     assert {name: len(values) for name, values in summary.curves.items()} == dict.fromkeys(report.curves, 25)
     assert summary.metrics["best_val_loss"] == min(report.curves["val_loss"])
     assert summary.params == {"strategy": "none", "replicas": "1", "stopped_early": "False"}
-    # 4 numbers, 4 groups one-hot, 2 for the tags; 16 units; 3 classes and 1 number that is not trained.
-    assert summary.metrics["parameters"] == (10 * 16 + 16) + (16 * 3 + 3)
+    # 4 numbers, 4 of a group's embedding, 2 for the tags; 16 units; 3 classes and 1 number that is not trained.
+    assert summary.metrics["parameters"] == 4 * 4 + (10 * 16 + 16) + (16 * 3 + 3)
     assert not (model_run / SERVING_DIR).exists()
 
 

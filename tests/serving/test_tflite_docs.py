@@ -20,9 +20,13 @@ from tests.serving.tflite_files import DIGEST, make_metadata, make_tflite
 TEXT = (ROOT / "serving" / "tflite.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-    return str(found)
+def block(language: str, which: int = 0) -> str:
+    found = re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+    return str(found[which])
+
+
+HOST, DEVICE = 0, 1
+"""The programs in Python: for the transform beside the file, and for the file."""
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -30,7 +34,7 @@ def test_the_python_program_gives_the_label(int8: bool, tmp_path: Path) -> None:
     model = make_tflite(int8=int8)
     (tmp_path / "model.tflite").write_bytes(write_metadata(model, make_metadata(model)))
     (tmp_path / "row.json").write_text('{"x": [0, 4, 0, 0]}')
-    (tmp_path / "program.py").write_text(block("python"))
+    (tmp_path / "program.py").write_text(block("python", DEVICE))
     done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == "y [0.0, 4.0, 0.0]\nlabel öne\n", done.stderr
 
@@ -39,7 +43,7 @@ def test_the_python_program_wants_the_transform_applied(tmp_path: Path) -> None:
     model = make_tflite()
     metadata = make_metadata(model, features="transformed", transform=Transform(digest=DIGEST, host="transform.json"))
     (tmp_path / "model.tflite").write_bytes(write_metadata(model, metadata))
-    (tmp_path / "program.py").write_text(block("python"))
+    (tmp_path / "program.py").write_text(block("python", DEVICE))
     done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == "apply transform.json first"
 
@@ -47,10 +51,13 @@ def test_the_python_program_wants_the_transform_applied(tmp_path: Path) -> None:
 def test_the_table_has_every_key_and_no_other() -> None:
     model = make_tflite()
     stored = dict(metadata_entries(TFLiteFile(write_metadata(model, make_metadata(model)))))[NAME]
-    rows = re.findall(r"^\| (`.*?) \|", TEXT, flags=re.MULTILINE)
+    table = TEXT.partition("| key |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)
     assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(json.loads(bytes(stored)))
-    assert set(Transform.model_fields) == {"digest", "version", "host", "raw_inputs", "reason"}
-    assert all(f"`{name}`" in TEXT for name in Transform.model_fields)
+    beside = TEXT.partition("| key of `transform` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?) \|", beside, flags=re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(rows)) == ["digest", "version", "host", "raw_inputs", "host_digest", "reason"]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(Transform.model_fields)
 
 
 @pytest.mark.parametrize("line", block("sh").splitlines())
