@@ -1,12 +1,13 @@
 """How small, how fast and how accurate each TFLite variant of a pipeline's model is, over several seeds, as Markdown.
 
-python -m benchmarks.tflite [--seeds 3] [--pipeline textures] [--variants NAME ...] [--work FOLDER] [--out FILE]
+python -m benchmarks.tflite [--seeds 3] [--pipeline textures] [--variants NAME ...] [--set KEY=VALUE ...]
+                            [--work FOLDER] [--out FILE]
 
 For each seed, 1 and up, `tfline run pipelines/NAME --to optimize` runs in a home of its own, as a whole process: the seed is that
 of the weights, the shuffling and the representative dataset. All read the same data, so that their splits are the same; sizes,
 accuracies and differences are those of each run's report.json. With `--work` the homes stay, and what is in them already is
 taken from the cache: a benchmark that was stopped goes on. The variants are those that the pipeline lists, or those of them that
-`--variants` names, or, where it lists no float32 to compare with, every kind.
+`--variants` names, or, where it lists no float32 to compare with, every kind. `--set` goes to `tfline run` as it is.
 
 Intervals are Student's t over seeds, 95 %; of differences, over the differences within each seed. They tell how much another
 seed changes; what another eval split would change they do not contain.
@@ -84,12 +85,12 @@ class Aim:
     met: bool
 
 
-def main(seeds: int, pipeline: str, names: Sequence[str], work: Path | None, out: Path | None) -> int:
+def main(seeds: int, pipeline: str, names: Sequence[str], changes: Sequence[str], work: Path | None, out: Path | None) -> int:
     """Runs, measures, prints the tables; returns 1 when an aim is missed."""
     variants = _variants(pipeline, names)
     with tempfile.TemporaryDirectory(prefix="tfline-tflite-") as temporary:
         folder = (work or Path(temporary)).absolute()
-        runs = [_run(pipeline, seed, variants, folder) for seed in range(1, seeds + 1)]
+        runs = [_run(pipeline, seed, variants, changes, folder) for seed in range(1, seeds + 1)]
     aims = _aims(runs)
     page = "\n\n".join((_sizes(runs), _speeds(runs), _table(("aim", "measured", "result"), map(_cells_of_aim, aims))))
     print(page)
@@ -111,15 +112,15 @@ def _variants(pipeline: str, names: Sequence[str]) -> list[Variant]:
     return [known[name] for name in dict.fromkeys(("float32", *names))]
 
 
-def _run(pipeline: str, seed: int, variants: Sequence[Variant], folder: Path) -> Seed:
+def _run(pipeline: str, seed: int, variants: Sequence[Variant], changes: Sequence[str], folder: Path) -> Seed:
     home = folder / f"seed-{seed}"
     settings = {"seed": str(seed), "ingest.path": str(folder / "data")}
     if variants:
         settings["optimize.variants"] = json.dumps([each.model_dump(mode="json", exclude_defaults=True) for each in variants])
     command = [str(Path(sys.executable).parent / "tfline"), "run", str(_PIPELINES / pipeline), "--home", str(home)]
     command += ["--to", "optimize"]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={value}"]
+    for setting in (*(f"{key}={value}" for key, value in settings.items()), *changes):
+        command += ["--set", setting]
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     journal = Journal(home)
@@ -310,7 +311,8 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=_count, default=3)
     parser.add_argument("--pipeline", default="textures")
     parser.add_argument("--variants", nargs="+", default=[])
+    parser.add_argument("--set", dest="changes", action="append", default=[])
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    sys.exit(main(asked.seeds, asked.pipeline, asked.variants, asked.work, asked.out))
+    sys.exit(main(asked.seeds, asked.pipeline, asked.variants, asked.changes, asked.work, asked.out))
