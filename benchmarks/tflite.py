@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import get_args
 
 from components.records import Journal
-from components.variant_config import QUANTIZED_IN_TRAINING, InTraining, PostTraining, Variant
-from components.variant_report import Made, Report
+from components.variants.config import QUANTIZED_IN_TRAINING, InTraining, PostTraining, Variant
+from components.variants.report import Made, Report
 from pipelines.config import load_config
 from serving.tflite_latency import measure
 

@@ -3,8 +3,8 @@
 Inputs: `model`, an exported model with its SavedModel in `Format-Serving/`; `examples`, `Split-<name>/` folders of TFRecords of
 raw tf.Examples, whose features the signature takes by name as dense tensors, batch first. For variants that are trained on:
 `model_run`, `transformed_examples` and `transform_graph`, as export and train have them; the first and the last one also for a
-model whose transform cannot be inside (`variant_source`), the last one for the metadata, too. Outputs: `tflite`, holding
-model.tflite, the chosen variant; `report`, holding report.json (a `variant_report.Report`), report.html, the same as a page to
+model whose transform cannot be inside (`source`), the last one for the metadata, too. Outputs: `tflite`, holding
+model.tflite, the chosen variant; `report`, holding report.json (a `report.Report`), report.html, the same as a page to
 read, `variants/<name>.tflite` for each that could be made, and, of two or more, accuracy_by_size.png. Where the transform is not
 inside, it lies beside each .tflite, as the folder `host_transform`.
 
@@ -26,20 +26,20 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from components import variant_gates
 from components.errors import TflineError
 from components.layout import HOST_DIR, SERVING_DIR
 from components.model import UserModel
 from components.records import write_atomically
 from components.summary import Outputs, Summary
-from components.tflite_convert import NO_FORM
-from components.tflite_prepare import CONVERTIBLE
-from components.variant_config import Config, Variant
-from components.variant_measure import Measured
-from components.variant_metadata import with_metadata
-from components.variant_page import render
-from components.variant_plot import draw, points
-from components.variant_report import (
+from components.variants import judging
+from components.variants.config import Config, Variant
+from components.variants.conversion import NO_FORM
+from components.variants.measurement import Measured
+from components.variants.metadata import with_metadata
+from components.variants.page import render
+from components.variants.plot import draw, points
+from components.variants.preparation import CONVERTIBLE
+from components.variants.report import (
     FineTuned,
     FloatModel,
     Made,
@@ -50,8 +50,8 @@ from components.variant_report import (
     scales_and_shifts_left,
     tables_of,
 )
-from components.variant_source import Source, batch_of, isolated, prepare
-from components.variant_weights import Asked, check_kernels, read_kernels
+from components.variants.source import Source, batch_of, isolated, prepare
+from components.variants.weights import Asked, check_kernels, read_kernels
 from serving.errors import ServingError
 from serving.manifest import TFLITE_FILE
 
@@ -69,9 +69,9 @@ REPORT = "report"
 # The runner keeps a copy of the stage's process, for `run_isolated`.
 FORKS = True
 
-FINE_TUNE = "components.tfmot_training:fine_tune"
-CONVERT = "components.tflite_convert:convert"
-MEASURE = "components.variant_measure:measure"
+FINE_TUNE = "components.variants.tfmot_training:fine_tune"
+CONVERT = "components.variants.conversion:convert"
+MEASURE = "components.variants.measurement:measure"
 
 _VARIABLE_OPS = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
 
@@ -95,7 +95,7 @@ def optimize(
         user_model: For variants that are trained on.
 
     Returns:
-        The report; `variant_gates.refusal` says whether one passes.
+        The report; `judging.refusal` says whether one passes.
 
     Raises:
         TflineError: When the model or the examples cannot be read, or no variant can be made.
@@ -158,7 +158,7 @@ def summarise(outputs: Outputs) -> Summary:
         tables=tables_of(report),
         files=tuple(str(path) for path in (folder / PAGE, folder / "report.json", folder / PLOT) if path.exists()),
         nested={row.name: metrics_of(row.made) for row in report.rows if row.made} if several else {},
-        refusal=variant_gates.refusal(report.rows),
+        refusal=judging.refusal(report.rows),
     )
 
 
@@ -182,7 +182,7 @@ class _Bench:
             made, content = self._make(variant)
         except (TflineError, ServingError) as error:
             return row.model_copy(update={"reason": str(error)}), b""
-        return row.model_copy(update={"made": made, "broken": variant_gates.judge(made, self._config.gates)}), content
+        return row.model_copy(update={"made": made, "broken": judging.judge(made, self._config.gates)}), content
 
     def _make(self, variant: Variant) -> tuple[Made, bytes]:
         source, tuned = self._work / CONVERTIBLE, None
@@ -318,7 +318,7 @@ def _report(saved_model: Path, source: Source, rows: Sequence[Row], config: Conf
             else row
             for row in rows
         ),
-        chosen=variant_gates.choose(rows, config.select),
+        chosen=judging.choose(rows, config.select),
         select=config.select,
         gates=config.gates,
         representative_examples=prepared.representative_examples,

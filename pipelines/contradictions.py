@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.errors import UsageError
-from components.variant_config import POST_TRAINING
+from components.variants.config import POST_TRAINING
 from pipelines.config import PipelineConfig
 
 

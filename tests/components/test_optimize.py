@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from components import isolate, optimize, tflite_evaluate, variant_source
+from components import isolate, optimize
 from components.errors import TflineError
-from components.variant_config import Config, Gates, SliceGate
-from components.variant_page import render
-from components.variant_report import Report
+from components.variants import evaluation, source
+from components.variants.config import Config, Gates, SliceGate
+from components.variants.page import render
+from components.variants.report import Report
 from serving.store import tree_digest
 from serving.tflite_metadata import content_intact, read_metadata
 from tests.components.tiny_net import TRAIN, Array, Tiny, call_here, save, write_split
@@ -49,7 +50,7 @@ def run_stage(tiny: Tiny, home: Path, config: Config, **replaced: Path) -> Ran:
 def in_this_process() -> Iterator[None]:
     """What the stage does in processes of their own, but for the tests of these: a process takes seconds to import TensorFlow."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variant_source, "run_isolated", call_here)
+        patch.setattr(source, "run_isolated", call_here)
         yield
 
 
@@ -262,7 +263,7 @@ def converter(monkeypatch: pytest.MonkeyPatch, folder: Path, lines: str) -> None
         called = isolate.run_isolated if replaced else call_here
         return called("other_converter:convert" if replaced else function, arguments, **options)
 
-    monkeypatch.setattr(variant_source, "run_isolated", run)
+    monkeypatch.setattr(source, "run_isolated", run)
 
 
 def test_a_crash_of_the_converter_is_the_reason_of_its_row_and_fails_a_run_of_nothing_else(
@@ -285,7 +286,7 @@ def test_a_crash_of_the_converter_is_the_reason_of_its_row_and_fails_a_run_of_no
 def test_a_conversion_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converter(monkeypatch, tmp_path, "import time\ndef convert(**_): time.sleep(600)\n")
     config = CONFIG.model_copy(update={"timeout_seconds": 1.0})
-    bench = optimize._Bench({}, tmp_path, config, None, variant_source.Source(None))  # type: ignore[arg-type]
+    bench = optimize._Bench({}, tmp_path, config, None, source.Source(None))  # type: ignore[arg-type]
     row, _ = bench.row(CONFIG.chosen()[0])
     assert "took longer than 1 s and was stopped" in row.reason
 
@@ -404,13 +405,13 @@ def test_an_example_without_a_feature_is_named_by_the_stage(tiny: Tiny, tmp_path
 
 def test_a_label_that_is_no_class_and_a_missing_signature_are_errors(tiny: Tiny, all_six: Ran, tmp_path: Path) -> None:
     content = all_six.file("int8_io").read_bytes()
-    runner = tflite_evaluate.TFLiteRunner(content, "dense", ["image"])
+    runner = evaluation.TFLiteRunner(content, "dense", ["image"])
     nobody = np.zeros(0, np.int64)
     arrays = {"label": np.array([3.0, 12.0]), "expected": np.full((2, 10), 0.1), "slice_rows": nobody, "slice_ids": nobody}
     np.savez(tmp_path / "eval.npz", input_0=tiny.images[:2], **arrays)
     with pytest.raises(TflineError, match=r"the label 12 is none of the 10 classes of output 'probabilities'"):
-        tflite_evaluate.compare(runner, "probabilities", [tmp_path / "eval.npz"], ["image"])
+        evaluation.compare(runner, "probabilities", [tmp_path / "eval.npz"], ["image"])
     with pytest.raises(TflineError, match=r"no signature 'serving_default' .* finds \['dense'\]"):
-        tflite_evaluate.TFLiteRunner(content, "serving_default", ["image"])
+        evaluation.TFLiteRunner(content, "serving_default", ["image"])
     with pytest.raises(TflineError, match=r"takes \['image'\], the SavedModel's signature 'dense' \['picture'\]"):
-        tflite_evaluate.TFLiteRunner(content, "dense", ["picture"])
+        evaluation.TFLiteRunner(content, "dense", ["picture"])

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from components.records import StageRecord
 from components.summary import Summary, Table
-from components.variant_report import VARIANT_COLUMNS
+from components.variants.report import VARIANT_COLUMNS
 from pipelines.variants_table import print_variants
 
 MADE = (412_345, 379_000, 1.0, 0.98765, 0.0, 1.0, 0.00012, 0.1, 1.23456, 12.5, 3_400_000, 7, 0.0, None)

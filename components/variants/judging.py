@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from components.errors import TflineError
 from components.summary import Refusal
-from components.tflite_prepare import slice_name
-from components.variant_config import Gates, Select
-from components.variant_report import Broken, Made, Row
+from components.variants.config import Gates, Select
+from components.variants.preparation import slice_name
+from components.variants.report import Broken, Made, Row
 
 # Drops are differences of counts over n: a limit of 0.01 must let exactly one in a hundred pass.
 ROUNDING = 1e-9

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from components.variant_config import Config, Variant
+from components.variants.config import Config, Variant
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from components.golden_examples import densified
 from components.layout import HOST_DIR
 from components.model import UserModel, make_inputs, named_outputs
 from components.records import write_atomically
-from components.tflite_convert import message_of
+from components.variants.conversion import message_of
 from serving.tflite_host import EXAMPLES_FILE, SIGNATURE, HostTransform
 
 CORE_DIR = "core"

@@ -136,7 +136,7 @@ def float_ops(content: bytes) -> list[str]:
 def compare(
     runner: TFLiteRunner, output: str, batches: Sequence[Path], inputs: Sequence[str], slices: Sequence[str] = ()
 ) -> Comparison:
-    """Runs the .tflite over the eval files that `tflite_prepare.prepare` wrote and compares it with the float outputs in them.
+    """Runs the .tflite over the eval files that `preparation.prepare` wrote and compares it with the float outputs in them.
 
     The class is the argmax of an output [n, classes], and `output > 0.5` for [n] or [n, 1], so there it has to be a probability.
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from components import tflite_evaluate
-from components.tflite_evaluate import Array, Comparison, Edge
+from components.variants import evaluation
+from components.variants.evaluation import Array, Comparison, Edge
 from serving import tflite_latency
 
 
@@ -69,7 +69,7 @@ def measure(
         output: The output that is compared with the float model's.
         inputs: The signature's inputs, in the order of the eval files.
         slices: The slices' names, in the order of the eval files' ids.
-        folder: What `tflite_prepare.prepare` wrote.
+        folder: What `preparation.prepare` wrote.
         latency_calls: Calls to measure.
 
     Returns:
@@ -80,8 +80,8 @@ def measure(
     """
     content = Path(tflite).read_bytes()
     batches = sorted(Path(folder).glob("eval-*.npz"))
-    runner = tflite_evaluate.TFLiteRunner(content, signature, inputs)
-    comparison = tflite_evaluate.compare(runner, output, batches, inputs, slices)
+    runner = evaluation.TFLiteRunner(content, signature, inputs)
+    comparison = evaluation.compare(runner, output, batches, inputs, slices)
     with np.load(batches[0], allow_pickle=False) as saved:
         first = {name: saved[f"input_{index}"][:1] for index, name in enumerate(inputs)}
     timed = tflite_latency.measure(content, signature=signature, calls=latency_calls, seconds=0, arrays=first)
@@ -89,8 +89,8 @@ def measure(
         comparison=comparison,
         latency=Latency(p50_ms=timed.p50_ms, p95_ms=timed.p95_ms, calls=timed.calls),
         arena_bytes=arena_bytes(content, signature, first),
-        ops=tflite_evaluate.list_ops(content),
-        float_ops=tuple(tflite_evaluate.float_ops(content)),
+        ops=evaluation.list_ops(content),
+        float_ops=tuple(evaluation.float_ops(content)),
         constants=len(_constant_tensors(content)),
         inputs=tuple(runner.inputs.values()),
         outputs=tuple(runner.outputs.values()),
@@ -114,7 +114,7 @@ def arena_bytes(content: bytes, signature: str, example: dict[str, Array]) -> in
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=plain)
     runner = interpreter.get_signature_runner(signature)
-    edges = {name: tflite_evaluate.make_edge(name, detail) for name, detail in runner.get_input_details().items()}
+    edges = {name: evaluation.make_edge(name, detail) for name, detail in runner.get_input_details().items()}
     runner(**{name: np.ascontiguousarray(edge.stored(example[name])) for name, edge in edges.items()})
     stored = _constant_tensors(content)
     places = []

@@ -25,10 +25,10 @@ from pydantic import BaseModel, ConfigDict
 
 from components.errors import TflineError
 from components.golden_examples import densified
-from components.graph_counts import GraphCounts, count_graphs
-from components.host_transform import CORE_DIR, parsing_spec, write_examples
 from components.layout import HOST_DIR
-from components.tflite_signature import export_batched, inputs_of, keywords_of, output_of, signature_of, takes_one
+from components.variants.graph_counts import GraphCounts, count_graphs
+from components.variants.host_transform import CORE_DIR, parsing_spec, write_examples
+from components.variants.signatures import export_batched, inputs_of, keywords_of, output_of, signature_of, takes_one
 from serving.tflite_host import HostTransform
 from serving.tflite_metadata import TensorInfo
 

@@ -18,9 +18,9 @@ from components.errors import TflineError
 from components.examples import batches, records, split_files
 from components.model import UserModel, make_inputs
 from components.strategy import make_strategy, replicas_of, scope
-from components.tfmot_quantization import quantize
-from components.tfmot_techniques import Step, asked_of, cluster, prune
-from components.variant_config import FineTune, Variant
+from components.variants.config import FineTune, Variant
+from components.variants.tfmot_quantization import quantize
+from components.variants.tfmot_techniques import Step, asked_of, cluster, prune
 
 _STEPS: dict[str, tuple[Callable[[Any, Variant, int], Step], ...]] = {
     "qat": (quantize,),
@@ -60,8 +60,8 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         target: The SavedModel's folder to write.
 
     Returns:
-        `asked`, what the kernels of the .tflite must be like (`variant_weights.Asked`), and `fine_tuned`
-        (`variant_report.FineTuned`).
+        `asked`, what the kernels of the .tflite must be like (`weights.Asked`), and `fine_tuned`
+        (`report.FineTuned`).
 
     Raises:
         TflineError: The technique does not know a layer, or any; the loss became NaN or infinite; the model is of a kind that

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import tflite_prepare
 from components.errors import TflineError
-from components.tflite_evaluate import Edge
+from components.variants import preparation
+from components.variants.evaluation import Edge
 from tests.components.tiny_net import TRAIN, Array, Tiny, write_split
 
 
-def prepare(tiny: Tiny, examples: Path, folder: Path, **changes: Any) -> tflite_prepare.Prepared:
+def prepare(tiny: Tiny, examples: Path, folder: Path, **changes: Any) -> preparation.Prepared:
     """The subprocess's function, called here: its errors need no process of their own to be seen."""
     arguments: dict[str, Any] = {
         "signature": "dense",
@@ -34,8 +34,8 @@ def prepare(tiny: Tiny, examples: Path, folder: Path, **changes: Any) -> tflite_
     } | changes
     folder.mkdir(exist_ok=True)
     saved = str(tiny.inputs["model"] / "Format-Serving")
-    return tflite_prepare.Prepared.model_validate(
-        tflite_prepare.prepare(saved_model_dir=saved, examples_dir=str(examples), folder=str(folder), **arguments)
+    return preparation.Prepared.model_validate(
+        preparation.prepare(saved_model_dir=saved, examples_dir=str(examples), folder=str(folder), **arguments)
     )
 
 
@@ -99,7 +99,7 @@ def broken(tiny: Tiny, tmp_path: Path) -> Iterator[tuple[str, Path, dict[str, An
 
 @pytest.mark.slow
 def test_what_cannot_be_judged_is_an_error_that_says_why(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tflite_prepare, "_MOST_SLICES", 10)
+    monkeypatch.setattr(preparation, "_MOST_SLICES", 10)
     seen = 0
     for message, examples, changes in broken(tiny, tmp_path):
         with pytest.raises(TflineError, match=message.replace("1000", "10")):
@@ -123,14 +123,14 @@ def test_an_example_is_in_the_slice_of_each_of_its_values_and_in_none_of_what_it
         }
         return bytes(tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString())
 
-    slicer = tflite_prepare._Slicer([["zone"], ["tip", "zone"]])
+    slicer = preparation._Slicer([["zone"], ["tip", "zone"]])
     found = slicer([example(zone=[3, 4], tip=[0.1]), example(tip=[0.5]), example(zone=[3], tip=["é".encode()])])
     by_row: dict[int, set[str]] = {}
     names = {index: name for name, index in slicer.names.items()}
     for row, index in zip(found["slice_rows"], found["slice_ids"], strict=True):
         by_row.setdefault(int(row), set()).add(names[int(index)])
     assert by_row == {0: {"zone:3", "zone:4", "tip:0.1,zone:3", "tip:0.1,zone:4"}, 2: {"zone:3", "tip:é,zone:3"}}
-    assert tflite_prepare.slice_name({"zone": "3", "tip": "0.1"}) == "tip:0.1,zone:3"
+    assert preparation.slice_name({"zone": "3", "tip": "0.1"}) == "tip:0.1,zone:3"
 
 
 @given(
@@ -154,15 +154,15 @@ def test_the_draw_is_without_replacement_and_depends_on_the_seed_alone(sizes: li
     records = [str(index).encode() for index in range(sum(sizes))]
     edges = np.cumsum([0, *sizes])
     batches = [records[start:stop] for start, stop in pairwise(edges)]
-    pool = tflite_prepare._draw(iter(batches), count, seed)
+    pool = preparation._draw(iter(batches), count, seed)
     assert len(pool) == len(set(pool)) == min(count, len(records))
     assert set(pool) <= set(records)
-    assert pool == tflite_prepare._draw(iter(batches), count, seed)
+    assert pool == preparation._draw(iter(batches), count, seed)
 
 
 def test_every_record_is_drawn_equally_often() -> None:
     records = [[bytes([index]) for index in range(start, start + 10)] for start in (0, 10, 20, 30)]
-    tally = Counter(record for seed in range(2000) for record in tflite_prepare._draw(iter(records), 10, seed))
+    tally = Counter(record for seed in range(2000) for record in preparation._draw(iter(records), 10, seed))
     # 2000 draws with chance 1/4: 500 expected, standard deviation 19.4; the bounds are at 4.6 of it.
     assert len(tally) == 40
     assert all(410 <= count <= 590 for count in tally.values())

@@ -32,7 +32,7 @@ def convert(
         kind: A `PostTraining` kind; a model with quantization-aware training's ops keeps the ranges it has learnt, and is
             calibrated where it has none (before its first layer, where the transform is).
         sparse_encoding: Whether zeros may be stored in TFLite's sparse format.
-        representative: Of `tflite_prepare.prepare`: one array an input, examples first. Read by the kinds that calibrate.
+        representative: Of `preparation.prepare`: one array an input, examples first. Read by the kinds that calibrate.
         target: The .tflite to write.
 
     Returns:

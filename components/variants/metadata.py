@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import TflineError
 from components.layout import HOST_DIR
-from components.variant_config import Config, Variant
+from components.variants.config import Config, Variant
 from serving.store import tree_digest
 from serving.tflite_graph import signature_of
 from serving.tflite_metadata import TensorInfo, TFLiteMetadata, Transform, write_metadata

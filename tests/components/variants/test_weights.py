@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.variant_weights import Asked, _Values, unpack
+from components.variants.weights import Asked, _Values, unpack
 
 
 class Level:
@@ -51,7 +51,9 @@ class Sparsity:
 @pytest.fixture(autouse=True)
 def plain_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"ArraySegments": "segments", "ArrayIndices": "indices"}
-    monkeypatch.setattr("components.variant_weights._vector", lambda level, name: np.array(getattr(level, names[name]), np.int64))
+    monkeypatch.setattr(
+        "components.variants.weights._vector", lambda level, name: np.array(getattr(level, names[name]), np.int64)
+    )
 
 
 @given(rows=st.integers(1, 6), columns=st.integers(1, 6), seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.3, 0.9]))

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from components import host_transform, isolate, optimize, push, variant_source
+from components import isolate, optimize, push
 from components.errors import TflineError
 from components.layout import HOST_DIR
 from components.model import UserModel
-from components.variant_config import Config, FineTune, Gates, Variant
-from components.variant_page import render
-from components.variant_report import Report
+from components.variants import host_transform, source
+from components.variants.config import Config, FineTune, Gates, Variant
+from components.variants.page import render
+from components.variants.report import Report
 from serving.request_files import InputError
 from serving.store import tree_digest
 from serving.tflite_answers import answer_file
@@ -61,7 +62,7 @@ class Shipped(NamedTuple):
 @pytest.fixture(scope="module", autouse=True)
 def in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variant_source, "run_isolated", call_here)
+        patch.setattr(source, "run_isolated", call_here)
         yield
 
 
@@ -266,11 +267,11 @@ def test_a_converter_that_crashes_on_the_transform_is_a_reason(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(function: str, arguments: dict[str, Any], **options: Any) -> Any:
-        if function == variant_source.WHY_NOT_INSIDE:
-            return isolate.run_isolated("tests.components.test_host_transform:crash", {}, timeout_seconds=60)
+        if function == source.WHY_NOT_INSIDE:
+            return isolate.run_isolated("tests.components.variants.test_host_transform:crash", {}, timeout_seconds=60)
         return call_here(function, arguments, **options)
 
-    monkeypatch.setattr(variant_source, "run_isolated", run)
+    monkeypatch.setattr(source, "run_isolated", run)
     config = Config(label="digit", variants=("dynamic",), gates=Gates(max_accuracy_drop=0.05), latency_calls=5)
     report = optimize.optimize(tiny.inputs, tmp_path / "model.tflite", tmp_path, config, tiny.user_model())
     assert report.features == "transformed"

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import isolate, optimize, tfmot_training, variant_source
+from components import isolate, optimize
 from components.errors import TflineError
-from components.variant_config import Config, FineTune, Gates, Variant
-from components.variant_report import Made, Report
+from components.variants import source, tfmot_training
+from components.variants.config import Config, FineTune, Gates, Variant
+from components.variants.report import Made, Report
 from tests.components.tiny_net import TRAIN, Tiny, call_here
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,7 @@ def report(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rep
     variants = tuple(Variant(name=name, **settings) for name, settings in VARIANTS.items())
     config = Config(label="digit", variants=variants, fine_tune=TUNING, gates=Gates(max_accuracy_drop=0.1), latency_calls=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variant_source, "run_isolated", call_here)
+        patch.setattr(source, "run_isolated", call_here)
         yield optimize.optimize(tiny.inputs, folder / "model.tflite", folder, config, tiny.user_model())
 
 
@@ -166,7 +167,7 @@ def test_weights_of_another_model_are_an_error(tiny: Tiny, tmp_path: Path) -> No
 def test_two_replicas_train_as_training_does(tiny: Tiny, tmp_path: Path) -> None:
     tuning = TUNING.model_copy(update={"strategy": "mirrored", "replicas": 2})
     asked = arguments(tiny, tmp_path, {"kind": "qat"}, tuning)
-    found = isolate.run_isolated("components.tfmot_training:fine_tune", asked, timeout_seconds=120)
+    found = isolate.run_isolated("components.variants.tfmot_training:fine_tune", asked, timeout_seconds=120)
     assert (found["fine_tuned"]["strategy"], found["fine_tuned"]["replicas"]) == ("mirrored", 2)
     # The same pictures, in the same order and batches, as one replica has.
     alone = tune(tiny, tmp_path / "alone", {"kind": "qat"})

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from components import variant_gates
 from components.summary import Table
-from components.tflite_evaluate import Comparison
-from components.variant_config import Gates, MaxLatency, SliceGate
-from components.variant_measure import Latency, Measured
-from components.variant_report import Broken, Made, Row
-from components.variant_weights import Kernels
+from components.variants import judging
+from components.variants.config import Gates, MaxLatency, SliceGate
+from components.variants.evaluation import Comparison
+from components.variants.measurement import Latency, Measured
+from components.variants.report import Broken, Made, Row
+from components.variants.weights import Kernels
 
 
 def made(
@@ -64,7 +64,7 @@ def row(name: str, *, broken: tuple[Broken, ...] = (), reason: str = "", **numbe
 
 
 def gates_broken(found: Made, **limits: Any) -> list[str]:
-    return [broken.gate for broken in variant_gates.judge(found, Gates(**limits))]
+    return [broken.gate for broken in judging.judge(found, Gates(**limits))]
 
 
 def test_the_accuracy_gate_stands_exactly_at_its_limit() -> None:
@@ -82,7 +82,7 @@ def test_the_size_gate_stands_exactly_at_its_limit() -> None:
 def test_the_latency_gate_judges_each_percentile_that_has_a_limit() -> None:
     assert gates_broken(made(p50=1.0, p95=9.0), max_latency_ms=MaxLatency(p50=1.0)) == []
     assert gates_broken(made(p50=1.1, p95=1.2), max_latency_ms=MaxLatency(p50=1.0)) == ["latency"]
-    broken = variant_gates.judge(made(p50=3.0, p95=4.0), Gates(max_latency_ms=MaxLatency(p50=1.0, p95=2.0)))
+    broken = judging.judge(made(p50=3.0, p95=4.0), Gates(max_latency_ms=MaxLatency(p50=1.0, p95=2.0)))
     assert [each.reason for each in broken] == [
         "the p50 of 10 calls is 3 ms, at most 1 ms allowed",
         "the p95 of 10 calls is 4 ms, at most 2 ms allowed",
@@ -93,7 +93,7 @@ def test_the_integer_gate_names_what_computes_in_floating_point() -> None:
     assert gates_broken(made(float_ops=("SIN",))) == []
     assert gates_broken(made(), integer_only=True) == []
     inside, edge = (
-        variant_gates.judge(made(float_ops=ops), Gates(integer_only=True))[0] for ops in (("SIN",), ("DEQUANTIZE", "QUANTIZE"))
+        judging.judge(made(float_ops=ops), Gates(integer_only=True))[0] for ops in (("SIN",), ("DEQUANTIZE", "QUANTIZE"))
     )
     assert inside.reason.startswith("these ops compute in floating point: SIN;")
     assert "int8_io has integer ones" in edge.reason
@@ -104,7 +104,7 @@ def test_the_slice_gate_looks_at_its_slice_alone() -> None:
     for value, limit, expected in (("1", 0.05, []), ("1", 0.04, ["accuracy"]), ("2", 0.0, [])):
         gate = SliceGate(slice={"state": value}, max_accuracy_drop=limit)
         assert gates_broken(found, slices=(gate,)) == expected
-    broken = variant_gates.judge(found, Gates(slices=(SliceGate(slice={"state": "1"}, max_accuracy_drop=0.04),)))
+    broken = judging.judge(found, Gates(slices=(SliceGate(slice={"state": "1"}, max_accuracy_drop=0.04),)))
     assert "on the slice state:1 is 0.0500 below the float model's 0.9500 on its 20 examples" in broken[0].reason
 
 
@@ -119,22 +119,22 @@ ROWS = (
 
 @pytest.mark.parametrize(("rule", "name"), [("smallest", "b"), ("fastest", "c"), ("most_accurate", "a")])
 def test_the_rule_chooses_among_those_that_pass(rule: Any, name: str) -> None:
-    assert variant_gates.choose(ROWS, rule) == name
-    assert variant_gates.refusal(ROWS) is None
+    assert judging.choose(ROWS, rule) == name
+    assert judging.refusal(ROWS) is None
 
 
 def test_equals_go_by_size_and_then_by_their_order() -> None:
-    assert variant_gates.choose((row("x", accuracy=0.9, size=20), row("y", accuracy=0.9, size=10)), "most_accurate") == "y"
-    assert variant_gates.choose((row("x"), row("y")), "fastest") == "x"
+    assert judging.choose((row("x", accuracy=0.9, size=20), row("y", accuracy=0.9, size=10)), "most_accurate") == "y"
+    assert judging.choose((row("x"), row("y")), "fastest") == "x"
 
 
 def test_when_none_passes_the_best_is_kept_and_every_reason_is_told() -> None:
     rows = (ROWS[4], ROWS[3], row("f", size=5, broken=(Broken(gate="size", reason="too big"),)))
-    assert variant_gates.choose(rows, "smallest") == "f"
-    refusal = variant_gates.refusal(rows)
+    assert judging.choose(rows, "smallest") == "f"
+    refusal = judging.refusal(rows)
     assert refusal is not None
     assert refusal.gate == "accuracy"
     assert refusal.reasons == ("e: too bad", "f: too big", "d: not made: the converter crashed")
-    alone = variant_gates.refusal((ROWS[4],))
+    alone = judging.refusal((ROWS[4],))
     assert alone is not None
     assert alone.reasons == ("too bad",)

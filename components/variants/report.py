@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from components.graph_counts import GraphCounts
 from components.summary import Table
-from components.variant_config import Gates, Select
-from components.variant_measure import Measured
-from components.variant_weights import Kernels
+from components.variants.config import Gates, Select
+from components.variants.graph_counts import GraphCounts
+from components.variants.measurement import Measured
+from components.variants.weights import Kernels
 
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _SCALES_AND_SHIFTS = ("Mul", "Add", "AddV2", "Sub", "RealDiv", "MUL", "ADD", "SUB", "DIV")

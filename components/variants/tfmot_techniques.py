@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.errors import TflineError
-from components.variant_config import Variant
-from components.variant_weights import Asked
+from components.variants.config import Variant
+from components.variants.weights import Asked
 
 _UPDATES = 20
 """How often the polynomial schedule prunes a little more, if the training has as many steps."""

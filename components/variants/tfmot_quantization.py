@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from components.errors import TflineError
-from components.tfmot_techniques import Step, names_of
-from components.variant_config import Variant
+from components.variants.config import Variant
+from components.variants.tfmot_techniques import Step, names_of
 
 _REMEDY = (
     "`layers: able` leaves it in float; to quantize it nevertheless, wrap it in build_model by "

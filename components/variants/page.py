@@ -1,6 +1,6 @@
 """The optimize stage's report as one HTML page: no network, no script, light and dark, for a reader who has never met TFLite.
 
-`render` says what the page shows; its form is in `variant_page_template`. Every number in a table is there rounded, for people,
+`render` says what the page shows; its form is in `page_template`. Every number in a table is there rounded, for people,
 and exact, in the `value` of its `<data>`.
 """
 
@@ -12,13 +12,13 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from components import variant_gates
-from components.tflite_prepare import slice_name
-from components.variant_config import MEANINGS
-from components.variant_page_style import STYLE
-from components.variant_page_template import TEMPLATE
-from components.variant_plot import COLOURS, draw_svg, points
-from components.variant_report import Made, Report, Row, tables_of
+from components.variants import judging
+from components.variants.config import MEANINGS
+from components.variants.page_style import STYLE
+from components.variants.page_template import TEMPLATE
+from components.variants.plot import COLOURS, draw_svg, points
+from components.variants.preparation import slice_name
+from components.variants.report import Made, Report, Row, tables_of
 
 _RULES = {
     "smallest": "the smallest file",
@@ -48,7 +48,7 @@ def render(report: Report) -> str:
         "size": _size,
         "percent": _percent,
     }
-    refusal = variant_gates.refusal(report.rows)
+    refusal = judging.refusal(report.rows)
     made = points(report)
     page = environment.from_string(TEMPLATE).render(
         report=report,
@@ -144,8 +144,8 @@ def _gates(report: Report) -> list[_Gate]:
         what: str, number: Callable[[Made], float], limit: float | None, form: Callable[[float], str], least: str = ""
     ) -> None:
         if limit is not None:
-            refused = [row.name for row, made in points(report) if number(made) > limit + variant_gates.ROUNDING]
-            kept = number(report.best) <= limit + variant_gates.ROUNDING
+            refused = [row.name for row, made in points(report) if number(made) > limit + judging.ROUNDING]
+            kept = number(report.best) <= limit + judging.ROUNDING
             found.append(_Gate(what, least or f"at most {limit:,.10g}", form(number(report.best)), kept, refused))
 
     add("accuracy lost on all examples", attrgetter("measured.comparison.accuracy_drop"), gates.max_accuracy_drop, _fraction)
@@ -245,10 +245,10 @@ def _groups(report: Report, which: str) -> _Groups:
 
 
 def _loss_mark(lost: float, limit: float | None) -> str:
-    if limit is not None and lost > limit + variant_gates.ROUNDING:
+    if limit is not None and lost > limit + judging.ROUNDING:
         return "over"
-    levels: Sequence[tuple[float, str]] = ((0.1, "loss3"), (0.03, "loss2"), (variant_gates.ROUNDING, "loss1"))
-    return next((mark for least, mark in levels if lost > least), "gain" if lost < -variant_gates.ROUNDING else "")
+    levels: Sequence[tuple[float, str]] = ((0.1, "loss3"), (0.03, "loss2"), (judging.ROUNDING, "loss1"))
+    return next((mark for least, mark in levels if lost > least), "gain" if lost < -judging.ROUNDING else "")
 
 
 def _count(value: float) -> str:

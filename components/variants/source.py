@@ -14,14 +14,14 @@ from components.errors import TflineError
 from components.isolate import IsolatedError, ProcessLost, run_isolated
 from components.layout import HOST_DIR, SERVING_DIR
 from components.model import UserModel
-from components.tflite_prepare import Prepared
-from components.variant_config import Config
-from components.variant_metadata import Apart
+from components.variants.config import Config
+from components.variants.metadata import Apart
+from components.variants.preparation import Prepared
 from serving.manifest import tree_digest
 
-PREPARE = "components.tflite_prepare:prepare"
-WHY_NOT_INSIDE = "components.host_transform:why_not_inside"
-TAKE_APART = "components.host_transform:take_apart"
+PREPARE = "components.variants.preparation:prepare"
+WHY_NOT_INSIDE = "components.variants.host_transform:why_not_inside"
+TAKE_APART = "components.variants.host_transform:take_apart"
 
 _NEEDED = ("model_run", "transform_graph")
 """Inputs by which a model is put together again, without its transform."""
@@ -39,7 +39,7 @@ def prepare(inputs: Mapping[str, Path], folder: Path, config: Config, user_model
 
     Args:
         inputs: The optimize stage's.
-        folder: Where `tflite_prepare.prepare` writes, and, of a model taken apart, `host_transform.take_apart`.
+        folder: Where `preparation.prepare` writes, and, of a model taken apart, `host_transform.take_apart`.
         config: The stage's.
         user_model: To build the model again without its transform.
 

@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 import pytest
 
-from components.graph_counts import GraphCounts
-from components.tflite_evaluate import Edge
-from components.variant_config import MEANINGS, Gates, InTraining, MaxLatency, PostTraining, SliceGate
-from components.variant_page import render
-from components.variant_report import Broken, FineTuned, FloatModel, Made, Report, Row, tables_of
-from components.variant_weights import Kernel, Kernels
-from tests.components.test_variant_gates import row
+from components.variants.config import MEANINGS, Gates, InTraining, MaxLatency, PostTraining, SliceGate
+from components.variants.evaluation import Edge
+from components.variants.graph_counts import GraphCounts
+from components.variants.page import render
+from components.variants.report import Broken, FineTuned, FloatModel, Made, Report, Row, tables_of
+from components.variants.weights import Kernel, Kernels
+from tests.components.variants.test_judging import row
 
 GRAPHS = GraphCounts(
     saved_model={"Const": 16, "MatMul": 2, "FusedBatchNormV3": 1, "ReadVariableOp": 4},

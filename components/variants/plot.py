@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from components.variant_plot_names import Mark, name_points
-from components.variant_report import Made, Report, Row
+from components.variants.plot_names import Mark, name_points
+from components.variants.report import Made, Report, Row
 
 # The page gives these roles other colours in the dark; in the PNG they are as here.
 COLOURS = {
