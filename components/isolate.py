@@ -46,6 +46,8 @@ gc.freeze()
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
+_FROM_OTHERS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
 # How to ask the copy, by the process that was copied: a fork of that process inherits this, but not the copy.
 _copies: dict[int, socket.socket] = {}
 
@@ -56,6 +58,10 @@ class IsolatedError(TflineError):
 
 class ProcessLost(IsolatedError):
     """The process died or had to be stopped: the function neither returned nor raised."""
+
+
+class ProcessCrashed(ProcessLost):
+    """The process ended itself by a signal, such as a segmentation fault; SIGKILL and SIGTERM come from others."""
 
 
 @contextmanager
@@ -115,7 +121,8 @@ def run_isolated(
         if code is None:
             raise ProcessLost(f"{function} took longer than {timeout_seconds:g} s and was stopped")
         if code < 0:
-            raise ProcessLost(f"{function} crashed: its process was killed by {_signal_name(-code)}")
+            kind = ProcessLost if -code in _FROM_OTHERS else ProcessCrashed
+            raise kind(f"{function} crashed: its process was killed by {_signal_name(-code)}")
         if not answer.exists():
             raise ProcessLost(f"{function} ended its process with exit code {code} and no answer")
         reply = json.loads(answer.read_text(encoding="utf-8"))

@@ -53,7 +53,7 @@ from components.variants.report import (
 from components.variants.source import Source, batch_of, isolated, prepare
 from components.variants.weights import Asked, check_kernels, read_kernels
 from serving.errors import ServingError
-from serving.manifest import TFLITE_FILE
+from serving.manifest import TFLITE_FILE, copy_tree, fsync_folder
 
 INPUTS: Mapping[str, str] = {
     "model": "Model",
@@ -113,10 +113,12 @@ def optimize(
             reasons = [row.reason if len(rows) == 1 else f"{row.name}: {row.reason}" for row in rows]
             raise TflineError(f"no variant of signature {config.signature!r} could be made: {'; '.join(reasons)}")
         report = _report(inputs["model"] / SERVING_DIR, bench.source, rows, config)
-        if bench.source.apart:
+        for beside in (report_dir / "variants" / HOST_DIR, tflite_file.parent / HOST_DIR):
             # Before what needs it.
-            _publish_folder(Path(folder, HOST_DIR), report_dir / "variants" / HOST_DIR)
-            _publish_folder(Path(folder, HOST_DIR), tflite_file.parent / HOST_DIR)
+            if bench.source.apart:
+                _publish_folder(Path(folder, HOST_DIR), beside)
+            else:
+                _remove_folder(beside)
     for name, content in files.items():
         _publish(report_dir / "variants" / f"{name}.tflite", content)
     _publish(tflite_file, files[report.chosen])
@@ -237,7 +239,7 @@ class _Bench:
             **{key: str(self._inputs[key]) for key in OPTIONAL},
             "signature": self._config.signature,
             "batch": batch_of(self._config),
-            "inside": self.source.apart is None,
+            "takes": list(self.source.prepared.inputs) if self.source.apart else None,
             "target": str(target),
         }
         found = isolated(FINE_TUNE, arguments, tuning.timeout_seconds, "fine-tuning failed")
@@ -338,11 +340,20 @@ def _publish(target: Path, content: bytes) -> None:
 
 
 def _publish_folder(source: Path, target: Path) -> None:
-    """The same of a folder."""
+    """The same of a folder, over one that a run that was killed left there."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_folder(target)
     staging = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copytree(source, staging)
+    copy_tree(source, staging)
     staging.replace(target)
+    fsync_folder(target.parent)
+
+
+def _remove_folder(target: Path) -> None:
+    """Removes what a run that was killed left in this stage's own output."""
+    for path in (*target.parent.glob(f".{target.name}.*"), target):
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 def _fraction(value: float) -> str:

@@ -188,7 +188,8 @@ def run_tflite(path: Path, given: Path, signature: str | None, output: str) -> N
 
     Rows are those of `tfline predict`, an .npz has an array an input. All values are real ones: what the file has as integers
     with a scale and a zero point is quantized and dequantized for you. Where the pipeline's transform lies beside the file,
-    rows of raw features go through it first, by TensorFlow. Answers go to standard output.
+    rows of raw features go through it first (`--signature raw` where they fit both): TensorFlow then runs the program in that
+    folder, so take it only from those that you trust. Answers go to standard output.
     """
     from pipelines.tflite_commands import run_tflite
 

@@ -56,7 +56,7 @@ def _cells(array: Array) -> list[str]:
     if array.ndim > 1:
         return [orjson.dumps(_plain(each), option=_OPTIONS).decode() for each in array]
     if array.dtype.kind == "O":
-        return [_text(each) if isinstance(_text(each), str) else base64.b64encode(each).decode() for each in array]
+        return [as_text(each) if isinstance(as_text(each), str) else base64.b64encode(each).decode() for each in array]
     # str of NumPy's own scalars is the shortest text that gives the value back; of Python's, that of a float64.
     return [str(each) for each in array]
 
@@ -78,10 +78,10 @@ def _plain(value: Any) -> Any:
 
 
 def _texts(value: Any) -> Any:
-    return [_texts(each) for each in value] if isinstance(value, list) else _text(value)
+    return [_texts(each) for each in value] if isinstance(value, list) else as_text(value)
 
 
-def _text(value: bytes) -> Any:
+def as_text(value: bytes) -> Any:
     """Text where it is UTF-8, else {"b64": …}."""
     try:
         return value.decode()

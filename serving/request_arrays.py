@@ -99,7 +99,11 @@ def _by_name(row: Any, names: Sequence[str], place: str, *, strict: bool) -> Map
 def _column(values: Sequence[Any], tensor: Tensor, name: str, places: Sequence[str], text: bool) -> Array:
     """One input, of all rows: at once when it can be, else row by row, to find the one that is wrong."""
     if text:
-        values = [_cell(value, tensor, f"{place}: {name}") for value, place in zip(values, places, strict=True)]
+        cells = zip(values, places, strict=True)
+        missing = tensor.padding is not None
+        values = [None if missing and not cell.strip() else _cell(cell, tensor, f"{place}: {name}") for cell, place in cells]
+    if tensor.padding is not None and tensor.shape is not None and len(tensor.shape) == 2:
+        values = _padded(values, tensor.shape[1], tensor.padding)
     row = None if tensor.shape is None else tensor.shape[1:]
     one = Tensor(tensor.dtype, row)
     if row in ((1,), (None,)):  # a list of one value, or of any number of them, may be written as its one value
@@ -110,6 +114,14 @@ def _column(values: Sequence[Any], tensor: Tensor, name: str, places: Sequence[s
         for value, place in zip(values, places, strict=True):
             _array(value, one, f"{place}: {name}")
         raise InputError(f"{places[0]} and the rows after it: {name}: expected values of equal shapes") from None
+
+
+def _padded(values: Sequence[Any], width: int | None, padding: Any) -> list[list[Any]]:
+    """Rows of an input that may miss values: null, an empty cell; and, of no fixed length, rows shorter than the longest."""
+    rows = [[padding] * (width or 0) if value is None else value if isinstance(value, list) else [value] for value in values]
+    # At least one: a list without a value has no type.
+    longest = max(1, *map(len, rows)) if width is None else 0
+    return [[*(padding if each is None else each for each in row), *[padding] * (longest - len(row))] for row in rows]
 
 
 def _array(value: Any, tensor: Tensor, place: str) -> Array:

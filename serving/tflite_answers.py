@@ -52,7 +52,8 @@ def answer_file(model: Path, path: Path | None, stdin: BinaryIO, *, signature: s
         notes = [_check(info, given.arrays[info.name]) for info in chosen.inputs]
         outputs = _labelled(loaded(given.arrays, given.signature), loaded.metadata)
     except InputError as error:
-        raise InputError(f"{error}\n{wanted}" if wanted else str(error)) from None
+        # Who has chosen knows.
+        raise InputError(f"{error}\n{wanted}" if wanted and not signature else str(error)) from None
     if given.unused:
         notes.append(f"not inputs of {given.transform or given.signature}, left out: {', '.join(given.unused)}")
     notes.append(f"signature {given.signature}")
@@ -72,7 +73,7 @@ def features_wanted(metadata: TFLiteMetadata | None) -> str:
     names = ", ".join(info.name for info in transform.raw_inputs)
     taken = f", which makes them of {names}" if names else ""
     why = f" (not inside of the file: {transform.reason})" if transform.reason else ""
-    return f"takes transformed features: apply {transform.host} from beside the file first{taken}{why}"
+    return f"takes transformed features: {transform.host} from beside the file comes first{taken}{why}"
 
 
 def label_of(metadata: TFLiteMetadata, values: Array) -> list[str]:

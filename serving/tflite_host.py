@@ -2,17 +2,22 @@
 
     rows of raw features ── transform (TensorFlow, on the host) ── transformed features ── model.tflite ── answers
 
-A folder `host_transform` beside the .tflite, named in its metadata, holds the SavedModel with one signature, `transform`, and
-examples.json, by which a port of it to another language can be tested.
+A folder `host_transform` beside the .tflite, named in its metadata, holds the SavedModel, whose function `transform` (also a
+signature) takes and gives a dict of tensors by feature, and examples.json, by which a port to another language can be tested.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from serving.client.values import Signature as Called
+from serving.client.values import Tensor
 from serving.manifest import tree_digest
 from serving.request_files import InputError
 from serving.tflite_file import TFLiteFileError
@@ -27,7 +32,10 @@ SIGNATURE = "transform"
 EXAMPLES_FILE = "examples.json"
 
 RAW = "raw"
-"""What rows of raw features are called where a signature is chosen; a model's own signature of that name goes before."""
+"""What rows of raw features are called where a signature is chosen."""
+
+_PADDING: Mapping[str, float | int | str] = {"f": math.nan, "i": int(np.iinfo(np.int64).min), "O": ""}
+"""By the kind of dtype, as the signature `dense` of the SavedModel has it."""
 
 
 class HostTransform:
@@ -41,17 +49,19 @@ class HostTransform:
         """Loads it.
 
         Raises:
-            TFLiteFileError: It is no SavedModel with the signature `transform`.
+            TFLiteFileError: It is no SavedModel with the function `transform`.
         """
         import tensorflow as tf
 
         try:
             # Its tables and variables live as long as this object does.
             self._loaded = tf.saved_model.load(str(folder))
-            self._function = self._loaded.signatures[SIGNATURE]
-        except (OSError, ValueError, KeyError, RuntimeError, tf.errors.OpError) as error:
+            # Not the signature: that takes keywords, which lose what is no Python name ("a-b").
+            self._function = self._loaded.transform
+            (specs,), _ = self._function.concrete_functions[0].structured_input_signature
+        except (OSError, ValueError, AttributeError, IndexError, RuntimeError, tf.errors.OpError) as error:
             raise TFLiteFileError(f"{folder}: no transform that TensorFlow can load: {_line(error)}") from None
-        self.specs: dict[str, Any] = dict(sorted(self._function.structured_input_signature[1].items()))
+        self.specs: dict[str, Any] = dict(sorted(specs.items()))
 
     def __call__(self, raw: Mapping[str, Any]) -> dict[str, Array]:
         """Raw features as arrays [rows, …], in the dtypes of `specs`, to transformed ones.
@@ -63,7 +73,7 @@ class HostTransform:
 
         try:
             given = {name: tf.constant(raw[name], spec.dtype) for name, spec in self.specs.items()}
-            return {name: value.numpy() for name, value in self._function(**given).items()}
+            return {name: value.numpy() for name, value in self._function(given).items()}
         except (ValueError, TypeError, tf.errors.OpError) as error:
             raise InputError(f"the transform fails on these rows: {_line(error)}") from None
 
@@ -86,6 +96,8 @@ def read_rows(
 ) -> Given:
     """Reads rows for a .tflite, through the transform beside it where they are rows of raw features.
 
+    In those a value may be missing: null, an empty cell of a CSV file, or, of no fixed length, a row shorter than others.
+
     Args:
         model: The file; its transform lies in the same folder.
         metadata: What it says about itself.
@@ -96,28 +108,46 @@ def read_rows(
 
     Raises:
         InputError: They are no inputs of the model, or the transform fails on them.
-        TFLiteFileError: What lies beside the file is not its transform.
+        TFLiteFileError: They are of raw features, and what lies beside the file is not its transform.
     """
     called = {key: as_called(each, str(model)) for key, each in signatures.items()}
     transform = metadata.transform if metadata else None
-    beside = model.parent / transform.host if transform and transform.host else None
-    if metadata is None or transform is None or beside is None or not beside.is_dir() or RAW in called:
+    if metadata is None or transform is None or transform.host is None or RAW in called:
         return read_inputs(path, stdin, called, wanted)
     given = read_inputs(path, stdin, {**called, RAW: _raw(transform, model)}, wanted)
     if given.signature != RAW:
         return given
-    if transform.host_digest is not None and tree_digest(beside) != transform.host_digest:
-        raise TFLiteFileError(
-            f"{beside}: not the transform that {model} was made with: expected SHA-256 {transform.host_digest}, "
-            f"got {tree_digest(beside)}; take both from the same version"
-        )
+    beside = model.parent / transform.host
+    _check(beside, transform, model)
     arrays = HostTransform(beside)(given.arrays)
     inputs = signatures[metadata.signature].inputs
     return Given(given.form, metadata.signature, {info.name: arrays[info.name] for info in inputs}, given.unused, beside.name)
 
 
 def _raw(transform: Transform, model: Path) -> Called:
-    return as_called(Signature(inputs=transform.raw_inputs, outputs=(), subgraph=0), str(model))
+    called = as_called(Signature(inputs=transform.raw_inputs, outputs=(), subgraph=0), str(model))
+    return dataclasses.replace(called, inputs={name: _may_miss(tensor) for name, tensor in called.inputs.items()})
+
+
+def _may_miss(tensor: Tensor) -> Tensor:
+    """With the padding, where there may be values missing: in those of no fixed length, and NaN in any of floats."""
+    loose = tensor.shape is not None and None in tensor.shape[1:]
+    kind = tensor.dtype.kind
+    return dataclasses.replace(tensor, padding=_PADDING.get(kind)) if loose or kind == "f" else tensor
+
+
+def _check(beside: Path, transform: Transform, model: Path) -> None:
+    if not beside.is_dir():
+        raise TFLiteFileError(
+            f"rows of raw features go through the transform first: expected it in {beside}, got no such folder; copy it "
+            f"from where {model.name} came from"
+        )
+    found = tree_digest(beside)
+    if found != transform.host_digest:
+        raise TFLiteFileError(
+            f"{beside}: not the transform that {model} was made with: expected SHA-256 "
+            f"{transform.host_digest or 'in the metadata'}, got {found}; take both from the same version"
+        )
 
 
 def _line(error: Exception) -> str:

@@ -118,6 +118,11 @@ def prepare(  # noqa: PLR0913  (arguments of another process: flat and JSON)
     specs = inputs_of(signature_of(converted, signature), signature)
     host = HostTransform(Path(folder, HOST_DIR)) if apart else None
     chosen = output_of(function, signature, output)
+    if host and set(host.specs) != set(keywords_of(function)):
+        raise TflineError(
+            f"signature {signature!r} takes {', '.join(sorted(keywords_of(function)))}; expected the raw features "
+            f"{', '.join(host.specs)}, as the transform beside the file takes them; set `optimize.signature: dense`"
+        )
     if label in (host.specs if host else specs):
         raise TflineError(
             f"the label {label!r} is an input of signature {signature!r}: a model that is told the answer cannot be judged"

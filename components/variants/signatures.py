@@ -25,8 +25,7 @@ def inputs_of(function: Any, signature: str) -> dict[str, Any]:
     Raises:
         TflineError: A shape is not known but for the batch.
     """
-    # A name such as "a-b" is not a Python keyword: the key is then "a_b", and only the TensorSpec has the signature's own name.
-    specs = {spec.name or key: spec for key, spec in function.structured_input_signature[1].items()}
+    specs = {_name_of(keyword, spec): spec for keyword, spec in function.structured_input_signature[1].items()}
     for name, spec in specs.items():
         shape = spec.shape
         if shape.rank is None or shape.rank < 1 or not shape[1:].is_fully_defined() or shape[0] not in (None, 1):
@@ -39,7 +38,15 @@ def inputs_of(function: Any, signature: str) -> dict[str, Any]:
 
 def keywords_of(function: Any) -> dict[str, str]:
     """Input name to the Python keyword that the function takes it by."""
-    return {spec.name or keyword: keyword for keyword, spec in function.structured_input_signature[1].items()}
+    return {_name_of(keyword, spec): keyword for keyword, spec in function.structured_input_signature[1].items()}
+
+
+def _name_of(keyword: str, spec: Any) -> str:
+    """The signature's own name of an input: of "Age" only the keyword has it as it is, of "a-b" (and "A-b") only the TensorSpec.
+
+    So it is after loading with TensorFlow 2.21: keyword "Age" with spec "age", keyword "a_b" with spec "a-b".
+    """
+    return keyword if not spec.name or spec.name.lower() == keyword.lower() else str(spec.name)
 
 
 def takes_one(specs: Mapping[str, Any]) -> bool:
@@ -78,14 +85,14 @@ def export_batched(loaded: Any, signature: str, batch: int | None, folder: str) 
 
     function = signature_of(loaded, signature)
     specs = inputs_of(function, signature)
-    keywords = list(function.structured_input_signature[1])  # in the order of specs
+    keywords = keywords_of(function)
 
-    def call(*features: Any) -> Any:
-        return function(**dict(zip(keywords, features, strict=True)))
+    def call(features: dict[str, Any]) -> Any:
+        return function(**{keywords[name]: value for name, value in features.items()})
 
     batch = 1 if takes_one(specs) else batch
-    shapes = [tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype, name=name) for name, spec in specs.items()]
+    shapes = {name: tf.TensorSpec([batch, *spec.shape[1:]], spec.dtype, name=name) for name, spec in specs.items()}
     module = tf.Module()
     module.loaded = loaded  # its variables are saved with what is tracked
-    module.call = tf.function(call, input_signature=shapes)
+    module.call = tf.function(call, input_signature=[shapes])
     tf.saved_model.save(module, folder, signatures={signature: module.call})

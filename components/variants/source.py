@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.errors import TflineError
-from components.isolate import IsolatedError, ProcessLost, run_isolated
+from components.isolate import IsolatedError, ProcessCrashed, run_isolated
 from components.layout import HOST_DIR, SERVING_DIR
 from components.model import UserModel
 from components.variants.config import Config
@@ -92,6 +92,7 @@ def _reason(inputs: Mapping[str, Path], config: Config, user_model: UserModel | 
     if config.features == "transformed":
         return "optimize.features is transformed"
     arguments = {
+        "user_model": user_model.model_dump(),
         "transform_graph": str(inputs["transform_graph"]),
         "label": config.label,
         "examples": str(inputs["examples"]),
@@ -100,8 +101,8 @@ def _reason(inputs: Mapping[str, Path], config: Config, user_model: UserModel | 
     }
     try:
         return str(run_isolated(WHY_NOT_INSIDE, arguments, timeout_seconds=config.timeout_seconds, fork=True))
-    except ProcessLost as error:
-        # A crash of the converter is an answer.
+    except ProcessCrashed as error:
+        # A crash of the converter is an answer; a time limit or a lack of memory is not: the next run may have another one.
         return f"converting it fails: {error}"
     except IsolatedError as error:
         raise TflineError(f"finding out whether TFLite can hold the transform failed: {error}") from error

@@ -19,6 +19,7 @@ from components.examples import batches, records, split_files
 from components.model import UserModel, make_inputs
 from components.strategy import make_strategy, replicas_of, scope
 from components.variants.config import FineTune, Variant
+from components.variants.host_transform import completed
 from components.variants.tfmot_quantization import quantize
 from components.variants.tfmot_techniques import Step, asked_of, cluster, prune
 
@@ -42,7 +43,7 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
     transform_graph: str,
     signature: str,
     batch: int | None,
-    inside: bool,
+    takes: list[str] | None,
     target: str,
 ) -> dict[str, Any]:
     """Trains a variant from the float model's weights.
@@ -56,7 +57,7 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         transform_graph: TransformGraph artifact.
         signature: Key of the signature to save.
         batch: Examples a call of it; None leaves the dimension open.
-        inside: Whether the transform is part of it; without, it takes transformed features.
+        takes: The transformed features that the signature takes; None where the transform is part of it.
         target: The SavedModel's folder to write.
 
     Returns:
@@ -92,10 +93,10 @@ def fine_tune(  # noqa: PLR0913  (arguments of another process: flat and JSON)
         _load(compiled, Path(model_run, "best.weights.h5"))
     rate = tuning.learning_rate or _rate_of(compiled.optimizer) * tuning.learning_rate_factor
     model, done, losses = _train(compiled, chosen, tuning, data, strategy, rate)
-    if inside:
+    if takes is None:
         _save(model, compiled.output_names, output, data.label, signature, batch, target)
     else:
-        _save_core(model, compiled.output_names, data, signature, batch, target)
+        _save_core(model, compiled.output_names, data, takes, signature, batch, target)
     wrapped = {step.technique: step.wrapped for step in done}
     nothing: frozenset[str] = frozenset()
     asked = asked_of(_plain(compiled), chosen, wrapped.get("pruning", nothing), wrapped.get("clustering", nothing))
@@ -248,14 +249,17 @@ def _save(model: Any, names: list[str], transform: Any, label: str, signature: s
     _write(module, answer, dense_spec(raw_spec), signature, batch, target)
 
 
-def _save_core(model: Any, names: list[str], data: _Data, signature: str, batch: int | None, target: str) -> None:
-    """As `_save`, of the model alone: it takes transformed features."""
+def _save_core(
+    model: Any, names: list[str], data: _Data, takes: list[str], signature: str, batch: int | None, target: str
+) -> None:
+    """As `_save`, of the model alone: it takes transformed features, those that it uses."""
     import tensorflow as tf
 
     module = tf.Module()
     module.model = model
     spec = {name: feature for name, feature in data.spec.items() if name != data.label}
-    _write(module, lambda features: _called(model, names, features), dense_spec(spec), signature, batch, target)
+    taken = dense_spec({name: spec[name] for name in takes})
+    _write(module, lambda features: _called(model, names, completed(features, spec)), taken, signature, batch, target)
 
 
 def _called(model: Any, names: list[str], ready: Mapping[str, Any]) -> dict[str, Any]:

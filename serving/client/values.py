@@ -50,10 +50,12 @@ class Tensor:
     Attributes:
         dtype: NumPy's; object for strings.
         shape: None in it is a dimension of any size; None for it is an unknown rank.
+        padding: What stands for a value that is missing; None where none may be.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...] | None
+    padding: float | int | str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 
 from components import isolate
 from components.errors import TflineError, UsageError
-from components.isolate import IsolatedError, ProcessLost, run_isolated
+from components.isolate import IsolatedError, ProcessCrashed, ProcessLost, run_isolated
 
 
 def echo(**arguments: Any) -> dict[str, Any]:
@@ -115,8 +115,9 @@ def test_error_of_the_function_is_told(call: Call, name: str, message: str) -> N
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL"), (40, "signal 40")])
 def test_signal_that_killed_the_process_is_named(call: Call, number: int, name: str) -> None:
-    with pytest.raises(ProcessLost, match=f"test_isolate:die crashed: its process was killed by {name}"):
+    with pytest.raises(ProcessLost, match=f"test_isolate:die crashed: its process was killed by {name}") as caught:
         call("die", number=int(number))
+    assert isinstance(caught.value, ProcessCrashed) == (number != signal.SIGKILL), "which others send, as when memory is short"
 
 
 @pytest.mark.parametrize("code", [0, 7])

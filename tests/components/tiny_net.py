@@ -108,27 +108,35 @@ def save(folder: Path, call: Callable[..., Any], specs: list[Any], **tracked: An
 
 
 def make(home: Path) -> Tiny:
-    """Runs the real stages on the digits of scikit-learn, trained for four epochs."""
+    """The digits of scikit-learn, trained for four epochs."""
     from sklearn.datasets import load_digits
 
+    digits = load_digits()
+    images, labels = digits.data.astype(np.float32), digits.target.astype(np.int64)
+    columns = {"image": images, "digit": labels, "parity": np.array(["even", "odd"])[labels % 2]}
+    inputs, user_model = make_line(home, MODEL, SCHEMA, columns, label="digit", train_rows=TRAIN, epochs=4)
+    return Tiny(inputs, images, labels, user_model, *_net(inputs["model_run"], user_model()))
+
+
+def make_line(
+    home: Path, model: str, schema: str, columns: Mapping[str, Array], *, label: str, train_rows: int, epochs: int
+) -> tuple[Mapping[str, Path], Callable[..., UserModel]]:
+    """Runs the real stages from transform to export on some rows: the artifacts that the optimize stage takes, and the model."""
     from components import export, train, transform
     from components.code import bundle
     from components.model import ModelConfig
     from tests.components.small_line import artifact, channel, run_executor
 
-    digits = load_digits()
-    images, labels = digits.data.astype(np.float32), digits.target.astype(np.int64)
     raw = home / "examples"
-    parity = np.array(["even", "odd"])[labels % 2]
-    for split, rows in (("train", slice(0, TRAIN)), ("eval", slice(TRAIN, None))):
-        write_split(raw, split, {"image": images[rows], "digit": labels[rows], "parity": parity[rows]})
+    for split, rows in (("train", slice(0, train_rows)), ("eval", slice(train_rows, None))):
+        write_split(raw, split, {name: column[rows] for name, column in columns.items()})
     (home / "schema").mkdir()
-    (home / "schema" / "schema.pbtxt").write_text(SCHEMA, encoding="utf-8")
-    (home / "model.py").write_text(MODEL, encoding="utf-8")
+    (home / "schema" / "schema.pbtxt").write_text(schema, encoding="utf-8")
+    (home / "model.py").write_text(model, encoding="utf-8")
     code = bundle(home / "model.py")
 
     def user_model(**chosen: Any) -> UserModel:
-        return UserModel(config=ModelConfig(label="digit", hyperparameters=chosen), code=code)
+        return UserModel(config=ModelConfig(label=label, hyperparameters=chosen), code=code)
 
     component = transform.component(
         channel("Examples"), channel("Schema"), code=code, module="model.py", analyze_split="train", splits=["train", "eval"]
@@ -138,7 +146,7 @@ def make(home: Path) -> Tiny:
     graph, examples = made["transform_graph"], made["transformed_examples"]
     for name in ("model_run", "model", "golden"):
         (home / name).mkdir()
-    train.train(examples, graph, home / "model_run", train.Config(epochs=4, early_stopping=None, seed=7), user_model())
+    train.train(examples, graph, home / "model_run", train.Config(epochs=epochs, early_stopping=None, seed=7), user_model())
     export.export(home / "model_run", graph, raw, home / "model", home / "golden", export.Config(), user_model())
     inputs = {
         "model": home / "model",
@@ -147,7 +155,7 @@ def make(home: Path) -> Tiny:
         "transformed_examples": examples,
         "transform_graph": graph,
     }
-    return Tiny(inputs, images, labels, user_model, *_net(home / "model_run", user_model()))
+    return inputs, user_model
 
 
 def _net(model_run: Path, user_model: UserModel) -> tuple[Callable[[Array], Array], list[Array]]:

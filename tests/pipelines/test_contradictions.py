@@ -39,6 +39,7 @@ def code(folder: Path, module: str, settings: str = "") -> tuple[UserCode, tuple
             "train: {epochs: 3}\n",
             r"^train: model\.py has a run_fn\(fn_args\), which trains and exports by itself; .*`run_fn:`",
         ),
+        (RUN_FN, "optimize: {features: transformed}\n", r"^optimize\.features: model\.py has a run_fn.*expected raw or auto"),
         (RUN_FN, "export: {}\n", r"^export: model\.py has a run_fn"),
         (RUN_FN, "model: {hyperparameters: {a: 1}}\n", r"^model\.hyperparameters: model\.py has a run_fn"),
         (BUILD, "run_fn: {train_steps: 3}\n", r"^run_fn: model\.py has no run_fn\(fn_args\), so nothing reads this"),

@@ -81,7 +81,7 @@ def test_inspect_says_which_features_the_file_wants(model: Path) -> None:
     model.write_bytes(write_metadata(MODEL, make_metadata(MODEL, features="transformed", transform=TRANSFORM)))
     page = " ".join(run("inspect", model).output.split())
     assert (
-        "takes transformed features: apply host_transform.json from beside the file first, which makes them of fare "
+        "takes transformed features: host_transform.json from beside the file comes first, which makes them of fare "
         "(not inside of the file: Bucketize has no TFLite builtin)"
     ) in page
     assert f"transform 3, SHA-256 {DIGEST[:16]}" in page and "raw input fare float32 [?, 1]" in page
@@ -219,9 +219,13 @@ def test_run_refuses_other_arrays_and_files(model: Path, tmp_path: Path) -> None
 @pytest.mark.usefixtures("here")
 def test_run_says_how_the_rows_of_a_transform_are_made(model: Path) -> None:
     model.write_bytes(write_metadata(MODEL, make_metadata(MODEL, features="transformed", transform=TRANSFORM)))
-    result = run("run", model, "--input", "-", given='[{"fare": 3.5}]')
+    result = run("run", model, "--input", "-", given='[{"fares": 3.5}]')
     assert result.exit_code == 2
-    assert "expected the inputs x, got fare\ntakes transformed features: apply host_transform.json" in result.stderr
+    assert "expected the inputs fare, got fares\ntakes transformed features: host_transform.json" in result.stderr
+    result = run("run", model, "--input", "-", given='[{"fare": 3.5}]')
+    assert result.exit_code == 1
+    assert "rows of raw features go through the transform first: expected it in " in result.stderr
+    assert "host_transform.json, got no such folder; copy it from where model.tflite came from" in result.stderr
 
 
 @pytest.mark.usefixtures("here")

@@ -197,3 +197,56 @@ def test_answers_as_a_table() -> None:
     assert rows_csv(OUTPUTS) == 'label,name,scores[0],scores[1]\n3,"a,b",0.1,nan\n4,/w==,1.0,2.0\n'
     deep = {"y": np.zeros((1, 1, 2), np.float32), "z": np.array([[5]])}
     assert rows_csv(deep) == 'y,z\n"[[0.0,0.0]]",5\n'
+
+
+LOOSE = Signature(
+    {
+        "f": Tensor(FLOAT, (None, None), float("nan")),
+        "n": Tensor(INT, (None, None), -1),
+        "t": Tensor(TEXT, (None, None), ""),
+        "x": Tensor(FLOAT, (None, 2), float("nan")),
+    },
+    {},
+    "",
+)
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        read(
+            '[{"f": null, "n": [1, 2], "t": "a", "x": [1, null]}, {"f": 2.5, "n": [], "t": ["b", "c"], "x": null},'
+            ' {"f": [null, 1], "n": 3, "t": null, "x": [3, 4]}]'
+        ),
+        read('f,n,t,x\n,"[1, 2]",a,"[1, null]"\n2.5,,"[""b"", ""c""]",\n"[null, 1]",3,,"[3, 4]"\n'),
+    ],
+    ids=["json", "csv"],
+)
+def test_where_values_may_be_missing_padding_stands_for_them(requests: Requests) -> None:
+    found = arrays_of(requests, LOOSE, slice(None))
+    nan = float("nan")
+    np.testing.assert_array_equal(found["f"], np.array([[nan, nan], [2.5, nan], [nan, 1]], np.float32))
+    np.testing.assert_array_equal(found["n"], np.array([[1, 2], [-1, -1], [3, -1]]))
+    assert found["t"].tolist() == [[b"a", b""], [b"b", b"c"], [b"", b""]]
+    np.testing.assert_array_equal(found["x"], np.array([[1, nan], [nan, nan], [3, 4]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"f": 1, "n": 1.5, "t": "a", "x": [1, 2]}', "n: expected int64"),
+        ('{"f": 1, "n": 1, "t": 2, "x": [1, 2]}', "t: expected strings"),
+        ('{"f": 1, "n": 1, "t": "a", "x": [1]}', r"x: expected the shape \[2\], got \[1\]"),
+    ],
+)
+def test_padding_hides_no_wrong_value(row: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        arrays_of(read(f"[{row}]"), LOOSE, slice(None))
+
+
+def test_without_padding_nothing_may_be_missing() -> None:
+    plain = Signature({"n": Tensor(INT, (None, None))}, {}, "")
+    assert arrays_of(read('[{"n": 1}, {"n": [2]}]'), plain, slice(None))["n"].tolist() == [[1], [2]]
+    for rows in ('[{"n": null}]', '[{"n": [1]}, {"n": [1, 2]}]'):
+        with pytest.raises(InputError):
+            arrays_of(read(rows), plain, slice(None))

@@ -31,6 +31,7 @@ from serving.tflite_call import TFLiteModel
 from serving.tflite_file import TFLiteFileError
 from serving.tflite_metadata import TFLiteMetadata, read_metadata
 from tests.components.tiny_net import Tiny, call_here
+from tests.conftest import ROOT
 from tests.serving.test_tflite_docs import HOST, block
 
 pytestmark = pytest.mark.slow
@@ -105,6 +106,17 @@ def float_answers(exported: Mapping[str, Path], **rows: Any) -> Any:
     return loaded.signatures["dense"](**given)["label_chances"].numpy()
 
 
+def why_not_inside(inputs: Mapping[str, Path], user_model: UserModel, label: str) -> str:
+    return host_transform.why_not_inside(
+        user_model=user_model.model_dump(),
+        transform_graph=str(inputs["transform_graph"]),
+        label=label,
+        examples=str(inputs["examples"]),
+        split="eval",
+        batch=1,
+    )
+
+
 def test_the_file_says_what_it_takes_and_what_has_to_come_before(shipped: Shipped) -> None:
     about = shipped.about
     assert about.features == shipped.report.features == "transformed"
@@ -132,16 +144,17 @@ def test_every_variant_has_the_transform_beside_it_and_nothing_is_left_half_writ
 
 def test_host_and_file_answer_together_what_the_float_model_answers(shipped: Shipped, exported: Mapping[str, Path]) -> None:
     variant = shipped.folder / "report" / "variants" / "float32.tflite"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"x": [1.0, 5.0, 2.0, 7.5], "group": "green", "tags": [2, 1]},
-        {"x": [7.0, 6.0, 0.0, 0.0], "group": "red", "tags": [0, np.iinfo(np.int64).min]},
-        {"x": [0.5, 0.5, 8.0, 3.0], "group": "blue", "tags": [np.iinfo(np.int64).min] * 2},
+        {"x": [7.0, 6.0, 0.0, 0.0], "group": "red", "tags": 0},
+        {"x": [0.5, 0.5, 8.0, 3.0], "group": "blue", "tags": None},
     ]
+    missing = np.iinfo(np.int64).min
     wanted = float_answers(
         exported,
         x=np.array([row["x"] for row in rows], np.float32),
         group=np.array([[row["group"]] for row in rows]),
-        tags=np.array([row["tags"] for row in rows]),
+        tags=np.array([[2, 1], [0, missing], [missing, missing]]),
     )
     answers, notes = asked(variant, rows)
     np.testing.assert_allclose([row["label_chances"] for row in answers], wanted, atol=1e-5)
@@ -199,9 +212,9 @@ def test_another_transform_beside_the_file_is_noticed_and_none_is_said(shipped: 
     row = {"x": [1.0, 2.0, 3.0, 4.0], "group": "red", "tags": [1]}
     model = tmp_path / "model.tflite"
     shutil.copy(shipped.tflite, model)
-    with pytest.raises(InputError, match=r"(?s)got x.*apply host_transform from beside the file first, which makes them of"):
+    with pytest.raises(InputError, match=r"(?s)got x.*host_transform from beside the file comes first, which makes them of"):
         asked(model, [{**row, "weather": 1}])
-    with pytest.raises(InputError, match=r"expected a signature of the model \(dense\), got raw"):
+    with pytest.raises(TFLiteFileError, match=r"expected it in .*host_transform, got no such folder; copy it from"):
         asked(model, [row], signature="raw")
     shutil.copytree(shipped.tflite.parent / HOST_DIR, tmp_path / HOST_DIR)
     (tmp_path / HOST_DIR / "examples.json").write_text("[]", encoding="utf-8")
@@ -220,6 +233,79 @@ def test_a_transform_that_cannot_be_loaded_or_fails_is_an_error_in_a_line(shippe
         host({"x": np.zeros((2, 3), np.float32), "group": np.array([["red"]] * 2), "tags": np.zeros((2, 1), np.int64)})
 
 
+def test_the_stage_run_again_into_the_same_folders_gives_the_same_bytes(
+    inputs: Mapping[str, Path], user_model: Callable[..., UserModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a kill and --resume: the folder is there already, and so is what an unfinished copy left."""
+
+    def run(function: str, arguments: dict[str, Any], **options: Any) -> Any:
+        # TensorFlow numbers the functions of a process; the stage's are made in processes of their own.
+        saves = function in (source.TAKE_APART, source.PREPARE)
+        return isolate.run_isolated(function, arguments, timeout_seconds=120) if saves else call_here(function, arguments)
+
+    monkeypatch.setattr(source, "run_isolated", run)
+    config = CONFIG.model_copy(update={"variants": ("float32",)})
+    (tmp_path / f".{HOST_DIR}.1234").mkdir()
+    first = optimize.optimize(inputs, tmp_path / "model.tflite", tmp_path, config, user_model())
+    digest = tree_digest(tmp_path / HOST_DIR)
+    again = optimize.optimize(inputs, tmp_path / "model.tflite", tmp_path, config, user_model())
+    assert (again.best.sha256, tree_digest(tmp_path / HOST_DIR)) == (first.best.sha256, digest)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.tflite", "variants", HOST_DIR}
+
+
+def test_two_outputs_and_an_open_batch(
+    inputs: Mapping[str, Path],
+    transformed: Mapping[str, Path],
+    raw: Path,
+    model_run: Path,
+    user_model: Callable[..., UserModel],
+    tmp_path: Path,
+) -> None:
+    from components.export import Config as ExportConfig
+    from components.export import export
+    from components.train import Config as TrainConfig
+    from components.train import train
+
+    for name in ("run", "model", "golden"):
+        (tmp_path / name).mkdir()
+    user = user_model(form="dict")
+    train(transformed["transformed_examples"], transformed["transform_graph"], tmp_path / "run",
+          TrainConfig(epochs=8, early_stopping=None), user)  # fmt: skip
+    export(tmp_path / "run", transformed["transform_graph"], raw, tmp_path / "model", tmp_path / "golden", ExportConfig(), user)
+    config = Config(label="label", output="label_chances", batch="any", variants=("float32", "int8_io"), latency_calls=5)
+    config = config.model_copy(update={"gates": Gates(max_accuracy_drop=0.2)})
+    given = {**inputs, "model": tmp_path / "model", "model_run": tmp_path / "run"}
+    report = optimize.optimize(given, tmp_path / "model.tflite", tmp_path, config, user)
+    made = report.row("float32").made
+    assert made is not None, report.row("float32").reason
+    assert {edge.name: edge.shape[0] for edge in made.measured.inputs} == {"group": -1, "tags": -1, "x": -1}
+    assert {edge.name for edge in made.measured.outputs} == {"label_chances", "rest"}
+    assert made.measured.comparison.max_difference < 1e-5
+    integer = report.row("int8_io").made
+    assert integer is not None, report.row("int8_io").reason
+    assert {edge.name: edge.dtype for edge in integer.measured.inputs} == {"group": "int64", "tags": "int8", "x": "int8"}
+
+
+@pytest.mark.parametrize("command", [["run", "--signature", "raw"], ["benchmark", "--calls", "2", "--seconds", "0"]])
+def test_the_commands_take_rows_of_raw_features(shipped: Shipped, tmp_path: Path, command: list[str]) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text('x,group,tags,more\n"[1, 5, 2, 7]",red,2,a\n"[7, 6, 0, 0]",blue,,b\n', encoding="utf-8")
+    asked = [command[0], str(shipped.tflite.parent), "--input", str(rows), *command[1:]]
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipelines.cli import main; main()", "tflite", *asked],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    if command[0] == "run":
+        assert len(json.loads(done.stdout)["predictions"]) == 2
+        assert "not inputs of host_transform, left out: more" in done.stderr
+    else:
+        assert "rows of the file" in done.stdout
+
+
 def test_a_push_takes_the_transform_along(shipped: Shipped, tmp_path: Path) -> None:
     made = push._stamped(shipped.tflite.parent, 7, tmp_path / "made")
     assert {path.name for path in made.iterdir()} == {"model.tflite", HOST_DIR}
@@ -230,14 +316,7 @@ def test_a_push_takes_the_transform_along(shipped: Shipped, tmp_path: Path) -> N
 
 
 def test_a_transform_that_tflite_can_hold_goes_inside_unless_told_otherwise(tiny: Tiny, tmp_path: Path) -> None:
-    said = host_transform.why_not_inside(
-        transform_graph=str(tiny.inputs["transform_graph"]),
-        label="digit",
-        examples=str(tiny.inputs["examples"]),
-        split="eval",
-        batch=1,
-    )
-    assert said == ""
+    assert why_not_inside(tiny.inputs, tiny.user_model(), "digit") == ""
     config = Config(
         label="digit", variants=("int8_io",), features="transformed", gates=Gates(max_accuracy_drop=0.05), latency_calls=5
     )
@@ -253,13 +332,7 @@ def test_a_transform_that_tflite_can_hold_goes_inside_unless_told_otherwise(tiny
 
 def test_a_transform_whose_ops_tflite_computes_differently_stays_outside(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_transform, "_run", lambda _content, raw: {"image": raw["image"].numpy() / 16 + 0.01})
-    said = host_transform.why_not_inside(
-        transform_graph=str(tiny.inputs["transform_graph"]),
-        label="digit",
-        examples=str(tiny.inputs["examples"]),
-        split="eval",
-        batch=1,
-    )
+    said = why_not_inside(tiny.inputs, tiny.user_model(), "digit")
     assert said == "TFLite computes something else for image"
 
 
@@ -276,6 +349,18 @@ def test_a_converter_that_crashes_on_the_transform_is_a_reason(
     report = optimize.optimize(tiny.inputs, tmp_path / "model.tflite", tmp_path, config, tiny.user_model())
     assert report.features == "transformed"
     assert report.why_transformed.startswith("converting it fails: ") and "SIGABRT" in report.why_transformed
+
+
+def test_a_time_limit_does_not_decide_where_the_transform_goes(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(function: str, arguments: dict[str, Any], **options: Any) -> Any:
+        assert function == source.WHY_NOT_INSIDE
+        return isolate.run_isolated("time:sleep", {}, timeout_seconds=0.01)
+
+    monkeypatch.setattr(source, "run_isolated", run)
+    with pytest.raises(TflineError, match=r"finding out whether TFLite can hold the transform failed: .* and was stopped"):
+        optimize.optimize(tiny.inputs, tmp_path / "m.tflite", tmp_path, Config(label="digit"), tiny.user_model())
 
 
 def crash() -> None:

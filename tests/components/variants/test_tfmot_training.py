@@ -126,7 +126,7 @@ def arguments(tiny: Tiny, folder: Path, variant: dict[str, Any], tuning: FineTun
         **{key: str(tiny.inputs[key]) for key in optimize.OPTIONAL},
         "signature": "dense",
         "batch": 1,
-        "inside": True,
+        "takes": None,
         "target": str(folder / "saved"),
     }
 
