@@ -31,7 +31,7 @@ def inputs_of(function: Any, signature: str) -> dict[str, Any]:
         if shape.rank is None or shape.rank < 1 or not shape[1:].is_fully_defined() or shape[0] not in (None, 1):
             raise TflineError(
                 f"input {name!r} of signature {signature!r} has shape {shape}; expected an open batch dimension (or 1), "
-                "then fixed ones"
+                "then fixed ones; where preprocessing_fn makes them so, `optimize.features: auto` puts it beside the file"
             )
     return specs
 
