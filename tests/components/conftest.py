@@ -6,7 +6,7 @@ import os
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from components.code import bundle
 from components.model import ModelConfig, UserModel
 from tests.components.small_line import MODEL, SCHEMA, SPLITS, artifact, channel, example, run_executor, write_records
-from tests.components.tiny_net import Tiny, make
+from tests.components.tiny_net import Tiny, call_here, make
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +100,13 @@ def exported(
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """A trained and exported convolutional net that every TFLite variant can be made of."""
     return make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def in_this_process() -> Iterator[None]:
+    """What the optimize stage does in processes of their own happens in the test's: each takes seconds to import TensorFlow."""
+    from components.variants import source
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "run_isolated", call_here)
+        yield

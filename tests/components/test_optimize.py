@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from serving.store import tree_digest
 from serving.tflite_metadata import content_intact, read_metadata
 from tests.components.tiny_net import TRAIN, Array, Tiny, call_here, save, write_split
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_this_process")]
 
 POST_TRAINING = ("float32", "float16", "dynamic", "int8", "int8_io", "int16x8")
 GATES = Gates(max_accuracy_drop=0.05)
@@ -44,14 +44,6 @@ def run_stage(tiny: Tiny, home: Path, config: Config, **replaced: Path) -> Ran:
     optimize.run({**tiny.inputs, **replaced}, outputs, config, tiny.user_model())
     report = Report.model_validate_json((home / "report" / "report.json").read_text(encoding="utf-8"))
     return Ran(report, home / "tflite" / "model.tflite", {key: [str(path)] for key, path in outputs.items()})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_this_process() -> Iterator[None]:
-    """What the stage does in processes of their own, but for the tests of these: a process takes seconds to import TensorFlow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "run_isolated", call_here)
-        yield
 
 
 @pytest.fixture(scope="module")

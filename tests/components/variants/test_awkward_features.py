@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from components import optimize
 from components.errors import TflineError
 from components.layout import HOST_DIR
 from components.model import UserModel
-from components.variants import source
 from components.variants.config import Config, Gates, Variant
 from serving.tflite_answers import answer_file
 from serving.tflite_metadata import read_metadata
-from tests.components.tiny_net import Array, call_here, make_line
+from tests.components.tiny_net import Array, make_line
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_this_process")]
 
 # Capitals, a hyphen, text that nobody uses, a feature that only the label gives, one of no fixed length that nobody uses.
 MODEL = """
@@ -86,13 +85,6 @@ def columns() -> dict[str, Array]:
         "notes": np.array(["none", "some"])[generator.integers(0, 2, 240)],
         "survived": ((age < 40) ^ (cabin == "B")).astype(np.int64),
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_this_process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "run_isolated", call_here)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from tests.components.tiny_net import Tiny, call_here
 from tests.conftest import ROOT
 from tests.serving.test_tflite_docs import HOST, block
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("in_this_process")]
 
 CONFIG = Config(
     label="label",
@@ -58,13 +58,6 @@ class Shipped(NamedTuple):
         found = read_metadata(self.tflite.read_bytes())
         assert found is not None
         return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_this_process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "run_isolated", call_here)
-        yield
 
 
 @pytest.fixture(scope="module")
