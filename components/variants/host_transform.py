@@ -114,17 +114,16 @@ def used_features(model: Any, spec: Mapping[str, Any]) -> list[str]:
         else sparse([None, None], feature.dtype)
         for name, feature in spec.items()
     }
-    given: dict[str, Any] = {}
+    used: list[str] = []
 
     def answer(features: dict[str, Any]) -> dict[str, Any]:
-        given.update(features)
-        return named_outputs(model, model(features, training=False))
+        answers = named_outputs(model, model(features, training=False))
+        parts = {name: tf.nest.flatten(features[name], expand_composites=True) for name in spec}
+        used.extend(name for name in spec if any(part.consumers() for part in parts[name]))
+        return answers
 
-    # A symbolic tensor knows its consumers as long as its graph lives.
-    traced = tf.function(answer).get_concrete_function(shapes)
-    parts = {name: tf.nest.flatten(given[name], expand_composites=True) for name in spec}
-    used = [name for name in spec if any(part.consumers() for part in parts[name])]
-    del traced
+    # Plain Python while it is traced, which happens once.
+    tf.function(answer, autograph=False).get_concrete_function(shapes)
     return used
 
 
